@@ -1,0 +1,146 @@
+"""The datastore as app authors and the rest of the house see it.
+
+Method names and dict shapes are the ones MONAI Label apps use. An author may subclass `Datastore` and return it from
+`init_datastore`; only the abstract methods must be written. The local store adds what `RevisionStore` names.
+All methods may block on the disk and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, runtime_checkable
+
+from labelserver.domain.ids import ImageId, Tag
+from labelserver.domain.json_types import JsonObject
+from labelserver.domain.labels import ImageRecord, Provenance, Revision, StoreProblem
+
+
+class DefaultLabelTag(StrEnum):
+    """The two tags with a meaning; any other text is allowed."""
+
+    ORIGINAL = "original"  #: made by a model
+    FINAL = "final"  #: accepted by a person
+
+
+class Datastore(ABC):
+    """Images and labels by id.
+
+    Raises (all implementations): `ImageNotFound` and `LabelNotFound` for unknown ids where a result cannot be given;
+    ``get_image_uri`` and ``get_label_uri`` answer "" instead, as apps expect.
+    """
+
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @abstractmethod
+    def set_name(self, name: str) -> None: ...
+
+    @abstractmethod
+    def description(self) -> str: ...
+
+    @abstractmethod
+    def set_description(self, description: str) -> None: ...
+
+    @abstractmethod
+    def datalist(self) -> list[dict[str, Any]]:
+        """``[{"image": path, "label": path}, ...]`` with absolute paths of images that have a ``final`` label."""
+
+    @abstractmethod
+    def list_images(self) -> list[str]: ...
+
+    @abstractmethod
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Ids with a label under `label_tag` (default ``final``) that holds all of `labels` where that is known."""
+
+    @abstractmethod
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]: ...
+
+    @abstractmethod
+    def get_image_uri(self, image_id: str) -> str:
+        """Absolute path of a file that image readers can open; "" if unknown."""
+
+    @abstractmethod
+    def get_image_info(self, image_id: str) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def get_label_uri(self, label_id: str, label_tag: str) -> str: ...
+
+    @abstractmethod
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        """Tag -> label id, in the order in which the tags were first saved."""
+
+    @abstractmethod
+    def add_image(self, image_id: str | None, image_filename: str, image_info: dict[str, Any]) -> str: ...
+
+    @abstractmethod
+    def remove_image(self, image_id: str) -> None: ...
+
+    @abstractmethod
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str: ...
+
+    @abstractmethod
+    def remove_label(self, label_id: str, label_tag: str) -> None: ...
+
+    @abstractmethod
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Shallow merge."""
+
+    @abstractmethod
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Shallow merge."""
+
+    def get_image(self, image_id: str, params: dict[str, Any] | None = None) -> BinaryIO | None:
+        """The bytes of the image's file."""
+        uri = self.get_image_uri(image_id)
+        return io.BytesIO(Path(uri).read_bytes()) if uri else None
+
+    def get_label(self, label_id: str, label_tag: str, params: dict[str, Any] | None = None) -> BinaryIO | None:
+        """The bytes of the label's file."""
+        uri = self.get_label_uri(label_id, label_tag)
+        return io.BytesIO(Path(uri).read_bytes()) if uri else None
+
+    def get_label_by_image_id(self, image_id: str, tag: str) -> str:
+        """The label's id, or "" if there is none."""
+        return self.get_labels_by_image_id(image_id).get(tag, "")
+
+    @abstractmethod
+    def get_dataset_archive(self, limit_cases: int | None = None) -> str:
+        """Path of a zip with ``image/``, ``label/``, ``metadata.json`` of the labeled cases; the caller deletes it."""
+
+    @abstractmethod
+    def refresh(self) -> None: ...
+
+    @abstractmethod
+    def status(self) -> dict[str, Any]:
+        """``{"total", "completed", "label_tags": {tag: count}}``."""
+
+    @abstractmethod
+    def json(self) -> dict[str, Any]:
+        """The full index in the shape of ``datastore_v2.json``."""
+
+
+@runtime_checkable
+class RevisionStore(Protocol):
+    """What a store offers when it keeps every accepted label. `LocalDatastore` does."""
+
+    def image(self, image_id: ImageId) -> ImageRecord: ...
+
+    def accept_label(
+        self, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
+    ) -> Revision:
+        """Check geometry, store a new revision, make it current.
+
+        Raises: `ImageNotFound`, `GridsDiffer`, `UnreadableFile`, `UnsupportedFormat`, `DiskFull`.
+        """
+
+    def current_revision(self, image_id: ImageId, tag: Tag) -> Revision: ...
+
+    def revisions(self, image_id: ImageId, tag: Tag) -> list[Revision]: ...
+
+    def problems(self) -> list[StoreProblem]: ...

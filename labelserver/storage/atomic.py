@@ -1,0 +1,108 @@
+"""Replace a file so that every reader, and every crash, sees the old or the new one, never a part.
+
+Order: write a hidden neighbour, sync it, rename it over the target, sync the folder. A neighbour left by a crash starts
+with ``.tmp-`` and is removed by `sweep`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from labelserver.domain.errors import DiskFull, StorageFailed
+from labelserver.domain.json_types import JsonValue
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Translate the operating system's errors: `DiskFull` for no space or quota, else `StorageFailed`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(f"No space left while writing {what}. Free some space and try again.") from error
+        raise StorageFailed(f"Could not write {what}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Open a neighbour of `path` for writing; on success it becomes `path`, on an exception it vanishes."""
+    with storage_errors(path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=_suffix(path), dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fchmod(stream.fileno(), mode)
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Make `data` the content of `path`."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+def write_json(path: Path, value: JsonValue) -> None:
+    """Make `value` the content of `path`, as indented JSON. NaN is refused: it is not JSON."""
+    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode())
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy `source` so that `target` appears whole."""
+    with replacing(target) as stream, source.open("rb") as origin:
+        shutil.copyfileobj(origin, stream, 1 << 20)
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Sync `source` and rename it to `target` on the same file system, else copy and delete."""
+    with storage_errors(target.name):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as stream:
+            os.fsync(stream.fileno())
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy_file(source, target)
+            source.unlink()
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> int:
+    """Remove neighbours that a crash left directly in `folder`. Returns how many."""
+    found = [p for p in folder.glob(f"{TEMPORARY_PREFIX}*") if p.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def _suffix(path: Path) -> str:
+    """Keep the extension, because image writers choose the format by it."""
+    return "".join(path.suffixes[-2:])

@@ -1,0 +1,59 @@
+"""One owner per folder, with a name on the door: a second one learns who the first is.
+
+The kernel drops the lock with its process, so a dead owner needs no clean-up on a local disk. On a network folder the
+kernel's word is not enough; there the owner file is believed until its process is proven dead.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from labelserver.domain.errors import FolderInUse
+from labelserver.storage import atomic
+from labelserver.storage.processes import ProcessIdentity, identity_of, is_proven_dead
+
+
+class OwnerLock:
+    """Exclusive ownership of `folder` by this process, as long as it lives or until `release`."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self._what = what
+        self._owner_file = folder / ".lock-owner.json"
+        self._lock = FileLock(folder / ".lock")
+
+    def acquire(self) -> None:
+        """Take the lock at once.
+
+        Raises:
+            FolderInUse: another living process holds it; the message names host, pid and since when.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise FolderInUse(self._sentence()) from error
+        me = identity_of()
+        if me is not None:
+            atomic.write_json(self._owner_file, {**me.to_json(), "since_ts": time.time()})
+
+    def release(self) -> None:
+        """Give the folder free. Safe to call twice."""
+        if self._lock.is_locked:
+            self._owner_file.unlink(missing_ok=True)
+            self._lock.release()
+
+    def _sentence(self) -> str:
+        try:
+            document = json.loads(self._owner_file.read_text())
+            owner = ProcessIdentity.from_json(document)
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(document["since_ts"])))
+        except (OSError, ValueError, KeyError):
+            return f"Another process uses {self._what}. Stop it first, or choose another folder."
+        state = ", which seems to be gone," if is_proven_dead(owner) else ""
+        return (
+            f"{self._what} is in use by process {owner.pid} on {owner.host}{state} since {since}. "
+            "Stop that server first, or choose another folder."
+        )
