@@ -1,7 +1,7 @@
 """All settings, in one frozen value; the one reader of the environment.
 
 Order: flag over ``LABELSERVER_<NAME>`` over ``MONAI_LABEL_<NAME>`` (the peer's name) over default. A door (server,
-worker, command line) builds `Settings` once and passes it on; `current` serves scripts that build an app without a door.
+worker, command line) builds `Settings` once and passes it on; `current` serves scripts that build an app without one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from labelserver.storage.processes import ProcessIdentity, identity_of, is_prove
 
 
 class OwnerLock:
-    """Exclusive ownership of `folder` by this process, as long as it lives or until `release`."""
+    """Exclusive ownership of `folder` by this process, as long as this object lives or until `release`."""
 
     def __init__(self, folder: Path, what: str) -> None:
         self._what = what
