@@ -6,7 +6,7 @@
       Refused           the request cannot be carried out as it stands
         InvalidId InvalidPrompt InvalidParams GridsDiffer UnsupportedFormat UnreadableFile InvalidSetting NoImageGiven
       Conflict          right now something else stands in the way
-        VersionTaken IllegalTransition FolderInUse
+        VersionTaken IllegalTransition FolderInUse RequestCancelled
       NotAllowed        the caller, host or origin may not do this
       TooLarge          more bytes than this server takes
       Busy              try again later
@@ -140,6 +140,10 @@ class IllegalTransition(Conflict):
 
 class FolderInUse(Conflict):
     """Another server owns this app or studies folder."""
+
+
+class RequestCancelled(Conflict):
+    """Whoever asked no longer wants the answer; the task ended between two steps."""
 
 
 class NotAllowed(LabelServerError):
