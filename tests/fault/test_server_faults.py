@@ -1,0 +1,123 @@
+"""Processes are killed under a real server; nothing accepted is lost, and the next request works."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from labelserver.phantoms import make_study_set
+from tests.support.live_server import LiveServer, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+CONF = {"models": "segmentation"}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """App, studies and reference labels."""
+    shutil.copytree("apps/radiology", tmp_path / "radiology")
+    make_study_set(tmp_path / "phantoms", count=3)
+    return tmp_path / "radiology", tmp_path / "phantoms", tmp_path / "phantoms-reference"
+
+
+def submit_all(server: LiveServer, reference: Path) -> list[str]:
+    images = sorted(path.name.removesuffix(".nii.gz") for path in reference.glob("*.nii.gz"))
+    for image in images:
+        server.save_label(image, reference / f"{image}.nii.gz")
+    return images
+
+
+def stored(server: LiveServer, image: str) -> np.ndarray:
+    answer = server.http.get("/datastore/label", params={"label": image, "tag": "final"})
+    assert answer.status_code == 200, answer.text
+    return np.asanyarray(nib.Nifti1Image.from_stream(io.BytesIO(gzip.decompress(answer.content))).dataobj)
+
+
+def test_a_server_killed_during_training_finds_job_and_labels_again(folders):
+    app, studies, reference = folders
+    with LiveServer(app, studies, conf=CONF) as server:
+        images = submit_all(server, reference)
+        server.http.post("/train/segmentation", json={"max_epochs": 200}).raise_for_status()
+        wait_until("a first epoch", lambda: server.train_status().get("progress", {}).get("epoch", 0), 120)
+        job = server.train_status()["id"]
+        server.kill()
+        server.start()
+        status = server.train_status()
+        assert status["id"] == job
+        assert status["status"] == "RUNNING", status
+        for image in images:
+            truth = np.asanyarray(nib.load(reference / f"{image}.nii.gz").dataobj)
+            np.testing.assert_array_equal(stored(server, image), truth)
+        assert server.http.delete("/train/").status_code == 200
+        wait_until("the stop", lambda: server.train_status()["status"] == "STOPPED", 60)
+
+
+def test_a_training_whose_processes_died_with_the_server_is_marked_lost(folders):
+    app, studies, reference = folders
+    with LiveServer(app, studies, conf=CONF) as server:
+        submit_all(server, reference)
+        server.http.post("/train/segmentation", json={"max_epochs": 200}).raise_for_status()
+        wait_until("a first epoch", lambda: server.train_status().get("progress", {}).get("epoch", 0), 120)
+        server.kill()
+        for pid in server.children("labelserver.worker"):
+            os.kill(pid, signal.SIGKILL)
+        server.start()
+        status = wait_until("the verdict", lambda: s if (s := server.train_status())["status"] == "ERROR" else None, 30)
+        assert "lost" in str(status).lower(), status
+
+
+def test_sigterm_suspends_a_training_with_a_checkpoint_and_the_next_start_resumes_it(folders):
+    app, studies, reference = folders
+    with LiveServer(app, studies, conf=CONF) as server:
+        submit_all(server, reference)
+        server.http.post("/train/segmentation", json={"max_epochs": 12}).raise_for_status()
+        reached = wait_until(
+            "a second epoch", lambda: server.train_status().get("progress", {}).get("epoch", 0) >= 2, 120
+        )
+        assert reached
+        epoch = server.train_status()["progress"]["epoch"]
+        job = server.train_status()["id"]
+        server.stop(signal.SIGTERM)
+        assert "checkpoint" in server.log_tail(), server.log_tail()
+        assert not server.children("labelserver.worker"), "a process outlived the server"
+        server.start()
+        wait_until("the end", lambda: server.train_status()["status"] == "DONE", 200)
+        status = server.train_status()
+        assert status["id"] == job
+        assert status["progress"]["epoch"] == 12
+        assert epoch >= 2
+
+
+def test_a_worker_killed_during_an_inference_costs_one_request(folders):
+    app, studies, reference = folders
+    with LiveServer(app, studies, conf=CONF) as server:
+        images = submit_all(server, reference)
+        assert server.train("segmentation", {"max_epochs": 1})["status"] == "DONE"
+        expected = server.infer("segmentation", images[0])
+        workers = server.children("labelserver.worker serve")
+        assert workers
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(
+                server.http.post,
+                "/infer/segmentation",
+                params={"image": images[0]},
+                data={"params": '{"sw_overlap": 0.9, "roi_size": [32, 32, 32]}'},
+            )
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            answer = held.result(120)
+        assert answer.status_code in (200, 500, 502, 503), answer.text
+        if answer.status_code != 200:
+            assert len(answer.json()["detail"]) > 20
+        wait_until("readiness", lambda: server.http.get("/readyz").status_code == 200, 60)
+        assert server.infer("segmentation", images[0]) == expected
