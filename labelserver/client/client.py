@@ -1,0 +1,393 @@
+"""`LabelServerClient`: everything a program or a notebook asks of a label server, one method each.
+
+Method names are those of MONAI Label's client where it has the call. One client may be used by several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from labelserver.client.answers import InferResult, Sample, ServerInfo, Task, Upload, as_object
+from labelserver.client.errors import AnswerUnclear, JobFailed, RequestFailed, ServerUnreachable, failure_of
+from labelserver.client.multipart import parts_of
+from labelserver.client.transfer import CountedFile, OnBytes, save_stream
+from labelserver.domain.json_types import JsonObject, JsonValue
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+#: called with every new state of a job that is waited for
+OnTask = Callable[[Task], None]
+
+
+class LabelServerClient:
+    """A connection to one server.
+
+    Every method raises `ServerUnreachable` if nobody answers and a `RequestFailed` with the server's own sentence if it
+    says no.
+
+        with LabelServerClient("http://127.0.0.1:8000", person="ada") as client:
+            sample = client.next_sample("first")
+            result = client.infer("segmentation", sample.id)
+            client.save_label(sample.id, result.mask)
+
+    Args:
+        url: of the server; may end in a path prefix.
+        person: who is calling, kept with every label (a claim, not a proof).
+        timeout_s: for an answer to begin; an inference waits for its turn.
+        transport: another way to the server; tests pass one that needs no socket.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        person: str = "",
+        timeout_s: float = 630.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.person = person
+        headers = {"X-Labelserver-Person": person} if person else {}
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=10), transport=transport
+        )
+        self._exit = ExitStack()
+        self._exit.callback(self._http.close)
+        self._downloads: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection and delete files that were downloaded without naming a folder."""
+        self._exit.close()
+
+    def __repr__(self) -> str:
+        return f"LabelServerClient({self.url!r}, person={self.person!r})"
+
+    def _repr_html_(self) -> str:
+        return self.info()._repr_html_()
+
+    # -- the server
+
+    def info(self) -> ServerInfo:
+        """What the server offers: models, trainers, strategies, and how far the labeling is."""
+        return ServerInfo.from_json(as_object(self._json("GET", "/info/")))
+
+    def is_ready(self) -> bool:
+        """True once the app is loaded and requests are answered without waiting for it."""
+        with self._reaching():
+            return self._http.get("/readyz").status_code == 200
+
+    def auth_enabled(self) -> bool:
+        """True if this server asks for credentials."""
+        with self._reaching():
+            answer = self._http.get("/auth/")
+        return answer.status_code == 200 and bool(as_object(answer.json()).get("enabled"))
+
+    # -- images and labels
+
+    def next_sample(self, strategy: str = "random", params: JsonObject | None = None) -> Sample | None:
+        """The image that `strategy` wants labeled next; None if nothing is left."""
+        document = as_object(self._json("POST", f"/activelearning/{strategy}", json=self._signed(params)))
+        return Sample.from_json(document) if document.get("id") else None
+
+    def datastore(self) -> JsonObject:
+        """The whole index: ``{"objects": {image id: {"image": ..., "labels": {tag: ...}}}}``."""
+        return as_object(self._json("GET", "/datastore/", params={"output": "all"}))
+
+    def upload_image(
+        self, file: Path, image_id: str = "", params: JsonObject | None = None, on_bytes: OnBytes | None = None
+    ) -> str:
+        """Add an image; returns its id (default: the file's name without extension)."""
+        query = {"image": image_id} if image_id else {}
+        with CountedFile(Path(file), on_bytes) as opened:
+            answer = self._json(
+                "PUT",
+                "/datastore/image",
+                params=query,
+                data={"params": json.dumps(self._signed(params))},
+                files={"file": (Path(file).name, opened)},
+            )
+        return str(as_object(answer).get("image", ""))
+
+    def download_image(self, image_id: str, folder: Path | None = None, on_bytes: OnBytes | None = None) -> Path:
+        """Fetch an image's file into `folder` (default: one that `close` deletes)."""
+        return self._download("/datastore/image", {"image": image_id}, folder, f"{image_id}.nii.gz", on_bytes)
+
+    def image_info(self, image_id: str) -> JsonObject:
+        return as_object(self._json("GET", "/datastore/image/info", params={"image": image_id}))
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels."""
+        self._json("DELETE", "/datastore/image", params={"id": image_id})
+
+    def save_label(
+        self,
+        image_id: str,
+        file: Path,
+        tag: str = "",
+        params: JsonObject | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> JsonObject:
+        """Submit a label on the image's grid. An empty `tag` means ``final``: accepted by a person."""
+        query = {"image": image_id, **({"tag": tag} if tag else {})}
+        with CountedFile(Path(file), on_bytes) as opened:
+            answer = self._json(
+                "PUT",
+                "/datastore/label",
+                params=query,
+                data={"params": json.dumps(self._signed(params))},
+                files={"label": (Path(file).name, opened)},
+            )
+        return as_object(answer)
+
+    def download_label(
+        self, image_id: str, tag: str = "final", folder: Path | None = None, on_bytes: OnBytes | None = None
+    ) -> Path:
+        """Fetch the current label of a tag."""
+        query = {"label": image_id, "tag": tag}
+        return self._download("/datastore/label", query, folder, f"{image_id}.nii.gz", on_bytes)
+
+    def label_info(self, image_id: str, tag: str = "final") -> JsonObject:
+        return as_object(self._json("GET", "/datastore/label/info", params={"label": image_id, "tag": tag}))
+
+    def remove_label(self, image_id: str, tag: str = "final") -> None:
+        self._json("DELETE", "/datastore/label", params={"id": image_id, "tag": tag})
+
+    # -- uploads for one-off inference
+
+    def create_session(
+        self, files: Path | Sequence[Path], *, expiry_s: int = 0, on_bytes: OnBytes | None = None
+    ) -> Upload:
+        """Give the server an image that is not part of the studies: one file, or all files of a DICOM series.
+
+        `on_bytes` is called for each file from zero on.
+        """
+        paths = [Path(files)] if isinstance(files, str | Path) else [Path(file) for file in files]
+        with ExitStack() as stack:
+            parts = [("files", (path.name, stack.enter_context(CountedFile(path, on_bytes)))) for path in paths]
+            answer = as_object(self._json("PUT", "/session/", params={"expiry": expiry_s}, files=parts))
+        info = answer.get("session_info")
+        return Upload.from_json(str(answer.get("session_id", "")), info if isinstance(info, dict) else {})
+
+    def get_session(self, session_id: str) -> Upload:
+        return Upload.from_json(session_id, as_object(self._json("GET", f"/session/{session_id}")))
+
+    def remove_session(self, session_id: str) -> None:
+        self._json("DELETE", f"/session/{session_id}")
+
+    # -- inference
+
+    def infer(
+        self,
+        model: str,
+        image_id: str = "",
+        params: JsonObject | None = None,
+        *,
+        label_in: Path | None = None,
+        file: Path | None = None,
+        session_id: str = "",
+        folder: Path | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> InferResult:
+        """Run a model on an image of the studies, on `file`, or on an upload.
+
+        Args:
+            params: options of the model, prompts (``foreground``, ...), ``result_extension``, ``result_dtype``.
+            label_in: a mask to start from (scribbles).
+            folder: where the mask is written (default: one that `close` deletes).
+            on_bytes: progress of sending `file`.
+        """
+        query = {"image": image_id, **({"session_id": session_id} if session_id else {})}
+        given = {"file": (file, on_bytes), "label": (label_in, None)}
+        with ExitStack() as stack:
+            files: dict[str, Any] = {
+                name: (Path(path).name, stack.enter_context(CountedFile(Path(path), counter)))
+                for name, (path, counter) in given.items()
+                if path is not None
+            }
+            # A part without a file name keeps the request multipart, as the peer's clients send it.
+            files["params"] = (None, json.dumps(self._signed(params)))
+            answer = self._request("POST", f"/infer/{model}", params=query, files=files)
+        return self._infer_result(answer, folder)
+
+    def batch_infer(self, model: str, images: str = "unlabeled", params: JsonObject | None = None) -> Task:
+        """Start inference over ``all``, ``labeled`` or ``unlabeled`` images; the masks become labels."""
+        body = self._signed(params) if params else None
+        return Task.from_json(
+            as_object(self._json("POST", f"/batch/infer/{model}", params={"images": images}, json=body))
+        )
+
+    # -- training and scoring
+
+    def train_start(self, trainer: str, params: JsonObject | None = None, *, enqueue: bool = False) -> Task:
+        """Start a training. Raises `ServerBusy` if one runs, unless `enqueue`."""
+        return Task.from_json(
+            as_object(
+                self._json(
+                    "POST", f"/train/{trainer}", params={"enqueue": json.dumps(enqueue)}, json=self._signed(params)
+                )
+            )
+        )
+
+    def train_stop(self) -> Task | None:
+        """Stop the running training at its next step; None if none runs."""
+        document = self._json("DELETE", "/train/")
+        return Task.from_json(document) if isinstance(document, dict) and document else None
+
+    def train_status(self) -> Task | None:
+        """The running training, else the last one, else None."""
+        return self._status("/train/")
+
+    def train_running(self) -> bool:
+        with self._reaching():
+            return self._http.get("/train/", params={"check_if_running": "true"}).status_code == 200
+
+    def wait_for_training(
+        self,
+        task: Task | None = None,
+        on_progress: OnTask | None = None,
+        *,
+        poll_s: float = 1.0,
+        timeout_s: float | None = None,
+    ) -> Task:
+        """Wait until a training (default: the last one) ends, calling `on_progress` with each new state.
+
+        Raises:
+            JobFailed: it failed, or was stopped, or does not exist.
+            TimeoutError: it still runs after `timeout_s`.
+        """
+        return self._wait("/train/", task, on_progress, poll_s, timeout_s)
+
+    def score_start(self, method: str, params: JsonObject | None = None) -> Task:
+        """Run a scoring method over the images."""
+        return Task.from_json(as_object(self._json("POST", f"/scoring/{method}", json=self._signed(params))))
+
+    def wait_for_scoring(
+        self,
+        task: Task | None = None,
+        on_progress: OnTask | None = None,
+        *,
+        poll_s: float = 1.0,
+        timeout_s: float | None = None,
+    ) -> Task:
+        """As `wait_for_training`, for scoring."""
+        return self._wait("/scoring/", task, on_progress, poll_s, timeout_s)
+
+    # -- models
+
+    def model_info(self, model: str) -> JsonObject:
+        """Checksum, time and statistics of the published weights."""
+        return as_object(self._json("GET", f"/model/info/{model}"))
+
+    def download_model(self, model: str, folder: Path | None = None, on_bytes: OnBytes | None = None) -> Path:
+        """Fetch the published weights."""
+        return self._download(f"/model/{model}", {}, folder, f"{model}.pt", on_bytes)
+
+    # -- helpers
+
+    def _signed(self, params: JsonObject | None) -> JsonObject:
+        return {"client_id": self.person or None, **(params or {})}
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TransportError as error:
+            raise ServerUnreachable(
+                f"No answer from {self.url} ({error or type(error).__name__}). Is the server running? "
+                "Start it with `labelserver start_server`."
+            ) from error
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """`options` are those of httpx; their types are its own."""
+        with self._reaching():
+            answer = self._http.request(method, path, **options)
+        if answer.status_code != 200:
+            raise failure_of(answer)
+        return answer
+
+    def _json(self, method: str, path: str, **options: Any) -> JsonValue:
+        answer = self._request(method, path, **options)
+        try:
+            document: JsonValue = answer.json()
+        except ValueError as error:
+            raise AnswerUnclear(f"{self.url}{path} did not answer JSON. Is this a label server?") from error
+        return document
+
+    def _status(self, path: str) -> Task | None:
+        try:
+            return Task.from_json(as_object(self._json("GET", path)))
+        except RequestFailed as failure:
+            if failure.status == 404:
+                return None
+            raise
+
+    def _wait(
+        self, path: str, task: Task | None, on_progress: OnTask | None, poll_s: float, timeout_s: float | None
+    ) -> Task:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        last = task or self._status(path)
+        if last is None:
+            raise JobFailed("There is no such job on this server.")
+        while not last.is_over:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"Job {last.id} still runs after {timeout_s} s.")
+            time.sleep(poll_s)
+            known = self._json("GET", path, params={"all": "true"})
+            documents = [item for item in known if isinstance(item, dict)] if isinstance(known, list) else []
+            found = next((item for item in documents if item.get("id") == last.id), None)
+            if found is None:
+                raise JobFailed(f"The server does not know the job {last.id} any more.")
+            state = Task.from_json(found)
+            if on_progress is not None and state != last:
+                on_progress(state)
+            last = state
+        if last.status != "DONE":
+            reason = last.details[-1] if last.details else "its log says more"
+            raise JobFailed(f"Job {last.id} ended as {last.status}: {reason}")
+        return last
+
+    def _infer_result(self, answer: httpx.Response, folder: Path | None) -> InferResult:
+        content_type = answer.headers.get("content-type", "")
+        if not content_type.startswith("multipart/"):
+            return InferResult(as_object(answer.json()), None)
+        params: JsonObject = {}
+        mask: Path | None = None
+        for part in parts_of(content_type, answer.content):
+            if part.file_name:
+                target = folder or self._download_folder()
+                target.mkdir(parents=True, exist_ok=True)
+                mask = target / Path(part.file_name.replace("\\", "/")).name
+                mask.write_bytes(part.data)
+            elif part.name == "params":
+                params = as_object(json.loads(part.data))
+        return InferResult(params, mask)
+
+    def _download(
+        self, path: str, query: dict[str, str], folder: Path | None, default: str, on_bytes: OnBytes | None
+    ) -> Path:
+        target = folder or self._download_folder()
+        with self._reaching(), self._http.stream("GET", path, params=query) as answer:
+            return save_stream(answer, target, default.rsplit("/", 1)[-1], on_bytes)
+
+    def _download_folder(self) -> Path:
+        """A new folder for each file, so that equal names do not meet."""
+        if self._downloads is None:
+            self._downloads = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="labelserver-")))
+        return Path(tempfile.mkdtemp(dir=self._downloads))
