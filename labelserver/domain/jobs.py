@@ -189,7 +189,11 @@ class JobRecord:
 
 def fold(spec: JobSpec, events: Iterable[JobEvent]) -> JobRecord:
     """The job's record after all `events`, given in the order of their time stamps."""
-    record = JobRecord(spec=spec)
+    return advance(JobRecord(spec=spec), events)
+
+
+def advance(record: JobRecord, events: Iterable[JobEvent]) -> JobRecord:
+    """`record` after further `events`: folding in parts gives the same as folding at once."""
     for event in events:
         record = _apply(record, event)
     return record

@@ -11,6 +11,7 @@ allocated. A frame that breaks these rules is not repaired: the reader raises `M
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -169,10 +170,8 @@ class FrameSocket:
 
     def close(self) -> None:
         """End the stream; a read in another thread returns None. Safe to call twice."""
-        try:
+        with contextlib.suppress(OSError):  # not connected any more
             self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:  # not connected any more
-            pass
         self._connection.close()
 
     def _exactly(self, size: int) -> bytes:

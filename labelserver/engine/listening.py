@@ -87,4 +87,4 @@ def _private_folder() -> Path:
     if len(str(folder / "w").encode()) < MAX_SOCKET_PATH:
         return folder
     folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="labelserver-", dir="/tmp"))  # noqa: S108 - mkdtemp makes it private
+    return Path(tempfile.mkdtemp(prefix="labelserver-", dir="/tmp"))

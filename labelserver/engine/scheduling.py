@@ -16,7 +16,7 @@ import itertools
 from collections import OrderedDict
 from typing import Protocol
 
-from labelserver.domain.errors import LabelServerError, QueueFull
+from labelserver.domain.errors import AppFailed, LabelServerError, QueueFull, WorkerDied
 from labelserver.domain.infer import InferAnswer, InferRequest
 
 #: requests that may wait; at 2 s each the last one waits two minutes.
@@ -30,8 +30,17 @@ MAX_RECENT_IMAGES = 8
 class Runner(Protocol):
     """A worker, as the scheduler sees it."""
 
+    @property
+    def ready(self) -> bool:
+        """False once it has died, or will not take another request."""
+
     async def run(self, request: InferRequest, cancelled: asyncio.Event) -> InferAnswer:
-        """Raises `LabelServerError`. Returns or raises soon after `cancelled` is set."""
+        """Returns or raises soon after `cancelled` is set.
+
+        Raises:
+            WorkerDied: with the field `started` false if it never began, so that another worker may.
+            LabelServerError: any other failure.
+        """
 
     def discard(self, answer: InferAnswer) -> None:
         """Nobody wants this answer any more; remove its file."""
@@ -44,7 +53,9 @@ class Ticket:
         self.request = request
         self.number = number
         self.cancelled = asyncio.Event()
+        self.given_back = False  #: a worker died before it began; once is an accident, twice is an answer
         self.answer: asyncio.Future[InferAnswer] = asyncio.get_running_loop().create_future()
+        self.answer.add_done_callback(_look_at)
 
 
 class RequestQueue:
@@ -74,6 +85,10 @@ class RequestQueue:
                 f"{own} inference requests of yours are waiting already. Wait for some of them, then try again.",
                 waiting=own,
             )
+        self._waiting.append(ticket)
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Let a ticket wait again that was popped already; its number keeps its place."""
         self._waiting.append(ticket)
 
     def pop(self) -> Ticket:
@@ -107,7 +122,6 @@ class _Place:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self.ticket: Ticket | None = None
         self.recent: OrderedDict[str, None] = OrderedDict()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -170,6 +184,7 @@ class Scheduler:
         return place.idle
 
     def _pump(self) -> None:
+        self._idle = [place for place in self._idle if place.runner.ready]
         while self._idle and len(self._queue):
             ticket = self._queue.pop()
             key = _image_key(ticket.request)
@@ -177,7 +192,6 @@ class Scheduler:
             self._idle.remove(place)
             place.remember(key)
             place.idle.clear()
-            place.ticket = ticket
             task = asyncio.get_running_loop().create_task(self._serve(place, ticket))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -186,21 +200,33 @@ class Scheduler:
         try:
             answer = await place.runner.run(ticket.request, ticket.cancelled)
         except LabelServerError as error:
+            never_began = isinstance(error, WorkerDied) and error.fields.get("started") is False
             if not ticket.answer.done():
-                ticket.answer.set_exception(error)
+                if never_began and not ticket.given_back:
+                    ticket.given_back = True
+                    self._queue.give_back(ticket)
+                else:
+                    ticket.answer.set_exception(error)
+        except BaseException:  # a defect of ours, which the loop logs; the caller must not wait for ever
+            if not ticket.answer.done():
+                ticket.answer.set_exception(AppFailed("The request could not be finished; the log says more."))
+            raise
         else:
             if ticket.answer.done():
                 place.runner.discard(answer)
             else:
                 ticket.answer.set_result(answer)
         finally:
-            if not ticket.answer.done():
-                ticket.answer.cancel()
-            place.ticket = None
             place.idle.set()
-            if self._places.get(place.runner) is place:
+            if self._places.get(place.runner) is place and place.runner.ready:
                 self._idle.append(place)
-                self._pump()
+            self._pump()
+
+
+def _look_at(answer: asyncio.Future[InferAnswer]) -> None:
+    """The caller may have left; an error that nobody awaits is no defect."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _image_key(request: InferRequest) -> str:

@@ -6,11 +6,13 @@
                                <---------- ready {description} | load_failed {error}
       request {id, lane, method, params} ->
       cancel {id} ------------------------>
+                               <---------- started {id}
                                <---------- answer {id, result} | failed {id, error}
       end of stream ---------------------->    exits
 
 The greeting goes through stdin, not through arguments or the environment, where others could read the token. Whatever
-the worker prints goes to its log. When the process ends, every request it holds fails with `WorkerDied`.
+the worker prints goes to its log. When the process ends, every request it holds fails with `WorkerDied`, whose field
+`started` says whether the worker had begun with it; if not, it may safely be given to another one.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class Call:
 
     def __init__(self, call_id: int) -> None:
         self.call_id = call_id
+        self.started = False
         self.answer: asyncio.Future[JsonValue] = asyncio.get_running_loop().create_future()
         self.answer.add_done_callback(_look_at)
 
@@ -118,7 +121,7 @@ class WorkerProcess:
             WorkerDied: the process is gone.
         """
         if self._stream is None or self.gone.is_set():
-            raise WorkerDied("The worker process is not running; it is being started again. Send the request again.")
+            raise WorkerDied("The worker process is being started again. Send the request again.", started=False)
         call = Call(self._next_id)
         self._next_id += 1
         self._calls[call.call_id] = call
@@ -237,6 +240,10 @@ class WorkerProcess:
             self._loaded.set_exception(
                 error if isinstance(error, AppLoadFailed) else AppLoadFailed(error.message, **error.fields)
             )
+        elif kind == "started":
+            call_id = header.get("id")
+            if isinstance(call_id, int) and call_id in self._calls:
+                self._calls[call_id].started = True
         elif kind in ("answer", "failed"):
             call_id = header.get("id")
             call = self._calls.pop(call_id, None) if isinstance(call_id, int) else None
@@ -261,7 +268,8 @@ class WorkerProcess:
                 call.answer.set_exception(
                     WorkerDied(
                         f"The worker process ended ({how}) while it worked on this request. "
-                        "It is being started again; send the request again in a few seconds."
+                        "It is being started again; send the request again in a few seconds.",
+                        started=call.started,
                     )
                 )
         self.gone.set()

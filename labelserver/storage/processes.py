@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +47,50 @@ def is_proven_dead(identity: ProcessIdentity) -> bool:
     if identity.boot != _boot_id():
         return True
     return _start_ticks(identity.pid) != identity.started
+
+
+def spawn_detached(command: Sequence[str], stdin: int, output: Path) -> int:
+    """Start `command` in a session of its own, so that it outlives this process and hears none of its signals.
+
+    Args:
+        command: The program, searched on the PATH, and its arguments.
+        stdin: A descriptor that becomes the child's standard input.
+        output: A file to which the child's output is appended.
+
+    Returns:
+        The child's pid. `reap` it from time to time.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    actions = [
+        (os.POSIX_SPAWN_DUP2, stdin, 0),
+        (os.POSIX_SPAWN_OPEN, 1, os.fspath(output), flags, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    return os.posix_spawnp(command[0], list(command), os.environ, file_actions=actions, setsid=True)
+
+
+def reap(pid: int) -> None:
+    """Take notice of a child's end, so that it leaves the process table; does nothing for other processes."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def send_signal(identity: ProcessIdentity, number: signal.Signals, *, group: bool = False) -> bool:
+    """Signal a process of this host, or its whole group, unless it is gone. Never hits a recycled pid's new owner.
+
+    Returns:
+        False if nobody was there.
+    """
+    if identity.host != socket.gethostname() or is_proven_dead(identity):
+        return False
+    try:
+        (os.killpg if group else os.kill)(identity.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _start_ticks(pid: int) -> int | None:
