@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -68,6 +68,70 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy `source` so that `target` appears whole."""
     with replacing(target) as stream, source.open("rb") as origin:
         shutil.copyfileobj(origin, stream, 1 << 20)
+
+
+def place_together(folder: Path, files: Sequence[tuple[str, bytes | Path]]) -> None:
+    """Put several new files into `folder`: all written beside and synced, renamed in order, the folder synced once.
+
+    The last name is the seal: if it is there after a crash, the others are there and whole. A failure leaves none of
+    the names that were not there yet. Made folders are synced into their parents up to the first that existed.
+    """
+    make_folders(folder)
+    placed: list[tuple[Path, Path]] = []
+    with storage_errors(files[-1][0]):
+        try:
+            for name, content in files:
+                target = folder / name
+                temporary = copy_beside(content, target)
+                placed.append((temporary, target))
+                _sync_file(temporary)
+            for temporary, target in placed:
+                temporary.replace(target)
+        except BaseException:
+            for temporary, _ in placed:
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(folder)
+
+
+def copy_beside(content: bytes | Path, target: Path, *, mode: int = 0o644) -> Path:
+    """Write a hidden neighbour of `target`, not synced. The caller renames or unlinks it."""
+    with storage_errors(target.name):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=_suffix(target), dir=target.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                if isinstance(content, bytes):
+                    stream.write(content)
+                else:
+                    with content.open("rb") as origin:
+                        shutil.copyfileobj(origin, stream, 1 << 20)
+                os.fchmod(stream.fileno(), mode)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+
+def make_folders(folder: Path) -> None:
+    """Make `folder` and its parents, each new name synced into the folder above it."""
+    with storage_errors(folder.name):
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for new in reversed(missing):
+            new.mkdir(exist_ok=True)
+            sync_folder(new.parent)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def move_file(source: Path, target: Path) -> None:

@@ -6,15 +6,39 @@ kernel's word is not enough; there the owner file is believed until its process 
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from labelserver.domain.errors import FolderInUse
 from labelserver.storage import atomic
+from labelserver.storage.atomic import storage_errors
 from labelserver.storage.processes import ProcessIdentity, identity_of, is_proven_dead
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for the lock file `path`, among threads and processes alike. The kernel frees it when its process dies.
+
+    Not re-entrant: a thread that holds it and asks again waits for ever.
+    """
+    with storage_errors(path.name):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class OwnerLock:
