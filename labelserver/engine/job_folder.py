@@ -17,6 +17,7 @@ A start removes the ``exit.json``, ``owner.json`` and ``process.json`` of the ru
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -153,7 +154,7 @@ class EventWriter:
 
 
 class JobView:
-    """A job's record, kept up to date by reading what was appended."""
+    """A job's record, kept up to date by reading what was appended. Threads may share it: `refresh` takes turns."""
 
     def __init__(self, folder: JobFolder, spec: JobSpec) -> None:
         self.folder = folder
@@ -161,6 +162,7 @@ class JobView:
         self.last_ts = 0.0
         self._readers = self._fresh_readers()
         self._exit_seen: JobEvent | None = None
+        self._turn = threading.Lock()
 
     @property
     def job_id(self) -> JobId:
@@ -168,6 +170,10 @@ class JobView:
 
     def refresh(self) -> JobEvent | None:
         """Read what is new, and return the exit record if there is one."""
+        with self._turn:
+            return self._refresh()
+
+    def _refresh(self) -> JobEvent | None:
         ended = self.folder.exit()  # first: what the job wrote, it wrote before
         new = self._read_new()
         if ended is not None and ended != self._exit_seen:
