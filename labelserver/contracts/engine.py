@@ -65,6 +65,9 @@ class Engine(Protocol):
     def description(self) -> AppDescription | None:
         """The app as the lead last told it, also from an earlier start with the same code; None before the first."""
 
+    def restart_workers(self) -> None:
+        """Load the app anew in every worker, each as soon as it is idle."""
+
     async def infer(self, request: InferRequest) -> InferAnswer:
         """Run an infer task. Waits its turn, and up to 60 s for the worker to be ready.
 

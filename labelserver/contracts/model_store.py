@@ -40,6 +40,9 @@ class ModelStore(Protocol):
     def publish(self, model: str, number: int, reason: str) -> Decision:
         """Make `number` current whatever the gate says (roll back, force)."""
 
+    def add(self, candidate: Candidate) -> int:
+        """As `VersionWriter.add`: for weights that a person hands over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

@@ -12,7 +12,7 @@
       Busy              try again later
         QueueFull WorkerNotReady
       Absent            a part that this server does not have
-        NotThereYet
+        NotThereYet UploadsOff
       AppFailed         the user's app raised, hung or died
         AppLoadFailed TaskFailed WorkerDied
       StorageFailed     the disk or what lies on it
@@ -172,6 +172,10 @@ class Absent(LabelServerError):
 
 class NotThereYet(Absent):
     """Planned, and not built."""
+
+
+class UploadsOff(Absent):
+    """This server takes no uploads for one-off inference (the peer's sessions)."""
 
 
 class AppFailed(LabelServerError):

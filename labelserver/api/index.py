@@ -1,0 +1,50 @@
+"""``/datastore/``: the whole store as counts, as a list for training, as an index, and as an archive."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from labelserver.api.answers import file_answer, json_answer
+from labelserver.api.context import ServerOf, shares_files
+from labelserver.domain.errors import LabelNotFound
+
+router = APIRouter(tags=["Datastore"])
+
+
+class View(StrEnum):
+    """What ``GET /datastore/`` answers."""
+
+    STATS = "stats"
+    TRAIN = "train"
+    ALL = "all"
+
+
+@router.get("/datastore/", summary="Counts, training list or full index of the images and labels")
+def get_datastore(request: Request, server: ServerOf, output: View = View.STATS) -> Response:
+    store = server.datastore
+    if output is View.ALL:
+        return json_answer(store.json())
+    if output is View.STATS:
+        return json_answer(store.status())
+    shared, studies = shares_files(request), server.roots.studies
+    return json_answer([{k: v if shared else _below(str(v), studies) for k, v in d.items()} for d in store.datalist()])
+
+
+@router.get("/datastore/dataset", summary="A zip of the labeled images and their labels")
+def get_dataset(
+    server: ServerOf, limit_cases: Annotated[int | None, Query(ge=1, description="At most so many.")] = None
+) -> Response:
+    if not server.datastore.get_labeled_images():
+        raise LabelNotFound("No image has a final label yet, so there is nothing to pack. Save a label first.")
+    archive = Path(server.datastore.get_dataset_archive(limit_cases))
+    return file_answer(archive, "dataset.zip", "application/octet-stream", delete=True)
+
+
+def _below(path: str, studies: Path) -> str:
+    """Without the server's own folders, for callers on another machine (S-15)."""
+    return Path(path).relative_to(studies).as_posix() if Path(path).is_relative_to(studies) else Path(path).name

@@ -1,0 +1,190 @@
+"""Settings become a wired server here, and only here: the one place where concrete parts meet.
+
+`build_server` takes the two locks first, so that a second server on the same app or studies folder stops with a
+sentence that names the first, before it has touched anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelserver.app.loading import code_hash
+from labelserver.contracts.datastore import Datastore
+from labelserver.contracts.engine import Engine
+from labelserver.contracts.model_store import ModelStore
+from labelserver.datastore.local import LocalDatastore
+from labelserver.datastore.through_lead import DatastoreThroughLead
+from labelserver.datastore.uploads import UploadStore
+from labelserver.domain.errors import InvalidSetting, LabelServerError
+from labelserver.domain.hosts import is_loopback
+from labelserver.domain.json_types import JsonObject
+from labelserver.domain.paths import Roots
+from labelserver.engine.local import LocalEngine
+from labelserver.model_store.local import LocalModelStore
+from labelserver.settings import Settings
+from labelserver.storage.locks import OwnerLock
+
+logger = logging.getLogger(__name__)
+
+
+class StoreInUse:
+    """Which datastore the server serves: the local one, the same with the app's arguments, or the app's own.
+
+    The answer follows the app's description, which the lead worker gives after it has loaded the app.
+    """
+
+    def __init__(self, engine: Engine, default: Datastore, reopen: Callable[[JsonObject], Datastore]) -> None:
+        self._engine = engine
+        self._default = default
+        self._reopen = reopen
+        self._lock = threading.Lock()
+        self._arguments: JsonObject | None = {}
+        self._store = default
+
+    def current(self) -> Datastore:
+        """The store that the app as described now asks for."""
+        description = self._engine.description()
+        wanted: JsonObject | None = description.local_store if description is not None else {}
+        with self._lock:
+            if wanted != self._arguments:
+                self._store = self._open(wanted)
+                self._arguments = wanted
+            return self._store
+
+    def _open(self, arguments: JsonObject | None) -> Datastore:
+        if arguments is None:
+            return DatastoreThroughLead(self._engine)
+        return self._reopen(arguments) if arguments else self._default
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Everything a door needs. `close` gives the folders free."""
+
+    settings: Settings
+    roots: Roots
+    engine: Engine
+    model_store: ModelStore
+    uploads: UploadStore
+    stores: StoreInUse
+    locks: tuple[OwnerLock, ...] = ()
+
+    @property
+    def datastore(self) -> Datastore:
+        """The store in use now."""
+        return self.stores.current()
+
+    @property
+    def spool(self) -> Path:
+        """Where uploads arrive and workers leave results; each file has one owner, who deletes it."""
+        return self.roots.state / "spool"
+
+    def close(self) -> None:
+        for lock in self.locks:
+            lock.release()
+
+
+def check_bind(settings: Settings) -> None:
+    """Refuse to listen beyond this machine unless somebody said that this is meant.
+
+    Raises:
+        InvalidSetting: with advice.
+    """
+    if is_loopback(settings.host) or settings.insecure or settings.behind_proxy:
+        return
+    raise InvalidSetting(
+        f"Listening on {settings.host} would let everybody on the network read and change the images and labels, "
+        "because this server does not check who is calling. Keep --host 127.0.0.1 and use an SSH tunnel, put a proxy "
+        "that checks callers in front and say --behind-proxy, or say --insecure on a network that you trust."
+    )
+
+
+def roots_of(settings: Settings) -> Roots:
+    """The folders of `settings`, absolute. Raises `InvalidSetting` if they do not make sense."""
+    if not settings.studies:
+        raise InvalidSetting("No studies folder was given. Name one with --studies FOLDER.")
+    if settings.studies.startswith(("http://", "https://")):
+        raise InvalidSetting(f"Remote studies ({settings.studies}) are not there yet; name a folder with --studies.")
+    app = settings.app_dir.expanduser().absolute()
+    if not (app / "main.py").is_file():
+        raise InvalidSetting(
+            f"The app folder {app} has no main.py. Name one with --app, or fetch one: labelserver apps."
+        )
+    return Roots(
+        app=app,
+        studies=Path(settings.studies).expanduser().absolute(),
+        state=settings.state_dir.expanduser().absolute(),
+    )
+
+
+def build_server(settings: Settings) -> Server:
+    """Wire a server.
+
+    Raises:
+        InvalidSetting: folders or bind address make no sense.
+        FolderInUse: another server owns the app or the studies.
+    """
+    check_bind(settings)
+    roots = roots_of(settings)
+    roots.studies.mkdir(parents=True, exist_ok=True)
+    for folder in (roots.app / "logs", roots.app / "model", roots.state / "spool"):
+        folder.mkdir(parents=True, exist_ok=True)
+    locks = (
+        OwnerLock(roots.app, f"The app folder {roots.app}"),
+        OwnerLock(roots.state, f"The studies {roots.studies}"),
+    )
+    try:
+        for lock in locks:
+            lock.acquire()
+        return _wire(settings, roots, locks)
+    except BaseException:
+        for lock in locks:
+            lock.release()
+        raise
+
+
+def _wire(settings: Settings, roots: Roots, locks: tuple[OwnerLock, ...]) -> Server:
+    model_store = LocalModelStore(roots.app)
+    engine = LocalEngine(
+        settings,
+        roots,
+        worker_command=[sys.executable, "-m", "labelserver.worker", "serve"],
+        job_command=[sys.executable, "-m", "labelserver.worker", "job"],
+        code_hash=code_hash(roots.app, settings.conf),
+        on_version=_decider(model_store),
+    )
+    stores = StoreInUse(engine, _open_store(settings, roots, {}), lambda found: _open_store(settings, roots, found))
+    uploads = UploadStore(
+        settings.upload_dir.expanduser().absolute(), settings.session_expiry, settings.max_upload_bytes
+    )
+    return Server(settings, roots, engine, model_store, uploads, stores, locks)
+
+
+def _open_store(settings: Settings, roots: Roots, arguments: JsonObject) -> LocalDatastore:
+    """The local store with the settings' arguments, or those that the app chose."""
+    chosen: JsonObject = {
+        "datastore_path": str(roots.studies),
+        "extensions": list(settings.datastore_file_ext),
+        "read_only": settings.datastore_read_only,
+        **arguments,
+    }
+    return LocalDatastore(**chosen, state_dir=roots.state)  # type: ignore[arg-type]  # checked by the app's own call
+
+
+def _decider(model_store: ModelStore) -> Callable[[str, int], None]:
+    def decide(model: str, number: int) -> None:
+        """Gate a candidate that a job has left. A problem with it must not reach the job's bookkeeping."""
+        with suppress(LabelServerError):
+            decision = model_store.decide(model, number)
+            logger.info(
+                "version decided",
+                extra={"model": model, "version": number, "verdict": decision.verdict.value, "reason": decision.reason},
+            )
+
+    return decide
