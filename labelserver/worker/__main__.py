@@ -1,0 +1,43 @@
+"""The processes that load the user's app: ``python -m labelserver.worker serve | run-job FOLDER | job FOLDER``.
+
+Started by the server, not by people. What they log goes to stderr, which the server has led into a file.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+USAGE = "usage: python -m labelserver.worker serve | run-job FOLDER | job FOLDER"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit status; 2 for arguments that make no sense."""
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    match list(arguments):
+        case ["serve"]:
+            return int(_part("serving").serve(_part("loading").AppLoader()))
+        case ["run-job", folder]:
+            return int(_part("runner").run(Path(folder), [sys.executable, "-m", "labelserver.worker", "job"]))
+        case ["job", folder]:
+            loading = _part("loading")
+            return int(_part("job").run(Path(folder), loading.AppLoader(), loading.with_model_store))
+        case _:
+            sys.stderr.write(USAGE + "\n")
+            return 2
+
+
+def _part(name: str) -> Any:
+    """A module of this room, loaded by need: the runner, which lives as long as its job, must stay small."""
+    return importlib.import_module(f"labelserver.worker.{name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
