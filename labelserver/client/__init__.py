@@ -1,6 +1,6 @@
 """A Python client for programs and notebooks; it needs httpx alone, no torch."""
 
-from labelserver.client.answers import InferResult, ModelInfo, Sample, ServerInfo, Task, Upload
+from labelserver.client.answers import InferResult, ModelInfo, Sample, ServerInfo, Upload
 from labelserver.client.client import DEFAULT_URL, LabelServerClient
 from labelserver.client.errors import (
     AnswerUnclear,
@@ -15,14 +15,21 @@ from labelserver.client.errors import (
     ServerFailed,
     ServerUnreachable,
 )
+from labelserver.domain.jobs import JobKind, JobState
+from labelserver.wire.jobs import Job
+from labelserver.wire.models import Model, Version
 
 __all__ = [
     "DEFAULT_URL",
     "AnswerUnclear",
     "ClientError",
     "InferResult",
+    "Job",
     "JobFailed",
+    "JobKind",
+    "JobState",
     "LabelServerClient",
+    "Model",
     "ModelInfo",
     "NotAllowedHere",
     "NotBuilt",
@@ -34,6 +41,6 @@ __all__ = [
     "ServerFailed",
     "ServerInfo",
     "ServerUnreachable",
-    "Task",
     "Upload",
+    "Version",
 ]

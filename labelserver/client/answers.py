@@ -164,37 +164,3 @@ class InferResult:
                 "seconds": latencies.get("total", ""),
             },
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A training, scoring or batch inference, as the peer's routes tell it.
-
-    `status`: SUBMITTED, RUNNING, DONE, ERROR or STOPPED. `progress`: epoch, total_epochs, metrics where known.
-    """
-
-    id: str
-    status: str
-    request: JsonObject
-    details: tuple[str, ...]
-    progress: JsonObject
-    raw: JsonObject = field(repr=False)
-
-    @classmethod
-    def from_json(cls, document: JsonObject) -> Task:
-        return cls(
-            id=str(document.get("id", "")),
-            status=str(document.get("status", "")),
-            request=_table(document, "request"),
-            details=_texts(document.get("details")),
-            progress=_table(document, "progress"),
-            raw=document,
-        )
-
-    @property
-    def is_over(self) -> bool:
-        return self.status in ("DONE", "ERROR", "STOPPED")
-
-    def _repr_html_(self) -> str:
-        rows: dict[str, object] = {"status": self.status, **{k: v for k, v in self.progress.items() if k != "metrics"}}
-        return html_table(f"job {self.id}", rows)

@@ -12,20 +12,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
-from labelserver.client.answers import InferResult, Sample, ServerInfo, Task, Upload, as_object
-from labelserver.client.errors import AnswerUnclear, JobFailed, RequestFailed, ServerUnreachable, failure_of
+from labelserver.client.answers import InferResult, Sample, ServerInfo, Upload, as_object
+from labelserver.client.errors import AnswerUnclear, JobFailed, NothingThere, ServerUnreachable, failure_of
 from labelserver.client.multipart import parts_of
 from labelserver.client.transfer import CountedFile, OnBytes, save_stream
+from labelserver.domain.jobs import JobState
 from labelserver.domain.json_types import JsonObject, JsonValue
+from labelserver.wire.jobs import Job, JobList
+from labelserver.wire.models import Model, ModelList, Version, VersionList
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 #: called with every new state of a job that is waited for
-OnTask = Callable[[Task], None]
+OnJob = Callable[[Job], None]
+
+Wire = TypeVar("Wire", bound=BaseModel)
 
 
 class LabelServerClient:
@@ -226,33 +232,29 @@ class LabelServerClient:
             answer = self._request("POST", f"/infer/{model}", params=query, files=files)
         return self._infer_result(answer, folder)
 
-    def batch_infer(self, model: str, images: str = "unlabeled", params: JsonObject | None = None) -> Task:
+    def batch_infer(self, model: str, images: str = "unlabeled", params: JsonObject | None = None) -> Job:
         """Start inference over ``all``, ``labeled`` or ``unlabeled`` images; the masks become labels."""
         body = self._signed(params) if params else None
-        return Task.from_json(
-            as_object(self._json("POST", f"/batch/infer/{model}", params={"images": images}, json=body))
-        )
+        return self._started(self._json("POST", f"/batch/infer/{model}", params={"images": images}, json=body))
 
     # -- training and scoring
 
-    def train_start(self, trainer: str, params: JsonObject | None = None, *, enqueue: bool = False) -> Task:
+    def train_start(self, trainer: str, params: JsonObject | None = None, *, enqueue: bool = False) -> Job:
         """Start a training. Raises `ServerBusy` if one runs, unless `enqueue`."""
-        return Task.from_json(
-            as_object(
-                self._json(
-                    "POST", f"/train/{trainer}", params={"enqueue": json.dumps(enqueue)}, json=self._signed(params)
-                )
-            )
-        )
+        query = {"enqueue": json.dumps(enqueue)}
+        return self._started(self._json("POST", f"/train/{trainer}", params=query, json=self._signed(params)))
 
-    def train_stop(self) -> Task | None:
+    def train_stop(self) -> Job | None:
         """Stop the running training at its next step; None if none runs."""
         document = self._json("DELETE", "/train/")
-        return Task.from_json(document) if isinstance(document, dict) and document else None
+        return self._started(document) if document else None
 
-    def train_status(self) -> Task | None:
+    def train_status(self) -> Job | None:
         """The running training, else the last one, else None."""
-        return self._status("/train/")
+        try:
+            return self._started(self._json("GET", "/train/"))
+        except NothingThere:
+            return None
 
     def train_running(self) -> bool:
         with self._reaching():
@@ -260,36 +262,73 @@ class LabelServerClient:
 
     def wait_for_training(
         self,
-        task: Task | None = None,
-        on_progress: OnTask | None = None,
+        job: Job | None = None,
+        on_progress: OnJob | None = None,
         *,
-        poll_s: float = 1.0,
+        poll_s: float = 0.5,
         timeout_s: float | None = None,
-    ) -> Task:
-        """Wait until a training (default: the last one) ends, calling `on_progress` with each new state.
+    ) -> Job:
+        """`wait_for_job`, by default for the training that runs or ran last."""
+        chosen = job or self.train_status()
+        if chosen is None:
+            raise JobFailed("No training was started on this server yet.")
+        return self.wait_for_job(chosen, on_progress, poll_s=poll_s, timeout_s=timeout_s)
+
+    def score_start(self, method: str, params: JsonObject | None = None) -> Job:
+        """Run a scoring method over the images."""
+        return self._started(self._json("POST", f"/scoring/{method}", json=self._signed(params)))
+
+    # -- jobs
+
+    def jobs(self) -> list[Job]:
+        """Every training, scoring and batch inference that the server knows, oldest first."""
+        return self._parsed(JobList, self._json("GET", "/api/v1/jobs")).jobs
+
+    def job(self, job_id: str) -> Job:
+        return self._parsed(Job, self._json("GET", f"/api/v1/jobs/{job_id}"))
+
+    def stop_job(self, job_id: str) -> Job:
+        """Ask a job to end at its next step. Raises `Refused` if it has ended."""
+        return self._parsed(Job, self._json("POST", f"/api/v1/jobs/{job_id}/stop"))
+
+    def wait_for_job(
+        self, job: Job, on_progress: OnJob | None = None, *, poll_s: float = 0.5, timeout_s: float | None = None
+    ) -> Job:
+        """Wait until a job ends, calling `on_progress` with each new state.
 
         Raises:
-            JobFailed: it failed, or was stopped, or does not exist.
+            JobFailed: it failed, or was stopped.
             TimeoutError: it still runs after `timeout_s`.
         """
-        return self._wait("/train/", task, on_progress, poll_s, timeout_s)
-
-    def score_start(self, method: str, params: JsonObject | None = None) -> Task:
-        """Run a scoring method over the images."""
-        return Task.from_json(as_object(self._json("POST", f"/scoring/{method}", json=self._signed(params))))
-
-    def wait_for_scoring(
-        self,
-        task: Task | None = None,
-        on_progress: OnTask | None = None,
-        *,
-        poll_s: float = 1.0,
-        timeout_s: float | None = None,
-    ) -> Task:
-        """As `wait_for_training`, for scoring."""
-        return self._wait("/scoring/", task, on_progress, poll_s, timeout_s)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        last = job
+        while not last.state.is_final:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"Job {last.id} still runs after {timeout_s} s.")
+            time.sleep(poll_s)
+            state = self.job(last.id)
+            if on_progress is not None and state != last:
+                on_progress(state)
+            last = state
+        if last.state is not JobState.DONE:
+            reason = last.message or (last.details[-1] if last.details else "its log says more")
+            raise JobFailed(f"Job {last.id} ended as {last.state.value}: {reason}")
+        return last
 
     # -- models
+
+    def models(self) -> list[Model]:
+        """Models with at least one version."""
+        return self._parsed(ModelList, self._json("GET", "/api/v1/models")).models
+
+    def versions(self, model: str) -> list[Version]:
+        """Versions of a model, oldest first, with their metrics and what was decided about them."""
+        return self._parsed(VersionList, self._json("GET", f"/api/v1/models/{model}/versions")).versions
+
+    def publish(self, model: str, number: int, reason: str = "") -> Version:
+        """Make a version current, whatever the gate said about it (also to go back)."""
+        path = f"/api/v1/models/{model}/versions/{number}/publish"
+        return self._parsed(Version, self._json("POST", path, json={"reason": reason}))
 
     def model_info(self, model: str) -> JsonObject:
         """Checksum, time and statistics of the published weights."""
@@ -330,38 +369,15 @@ class LabelServerClient:
             raise AnswerUnclear(f"{self.url}{path} did not answer JSON. Is this a label server?") from error
         return document
 
-    def _status(self, path: str) -> Task | None:
-        try:
-            return Task.from_json(as_object(self._json("GET", path)))
-        except RequestFailed as failure:
-            if failure.status == 404:
-                return None
-            raise
+    def _started(self, document: JsonValue) -> Job:
+        """The job behind the peer's task document."""
+        return self.job(str(as_object(document).get("id", "")))
 
-    def _wait(
-        self, path: str, task: Task | None, on_progress: OnTask | None, poll_s: float, timeout_s: float | None
-    ) -> Task:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        last = task or self._status(path)
-        if last is None:
-            raise JobFailed("There is no such job on this server.")
-        while not last.is_over:
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"Job {last.id} still runs after {timeout_s} s.")
-            time.sleep(poll_s)
-            known = self._json("GET", path, params={"all": "true"})
-            documents = [item for item in known if isinstance(item, dict)] if isinstance(known, list) else []
-            found = next((item for item in documents if item.get("id") == last.id), None)
-            if found is None:
-                raise JobFailed(f"The server does not know the job {last.id} any more.")
-            state = Task.from_json(found)
-            if on_progress is not None and state != last:
-                on_progress(state)
-            last = state
-        if last.status != "DONE":
-            reason = last.details[-1] if last.details else "its log says more"
-            raise JobFailed(f"Job {last.id} ended as {last.status}: {reason}")
-        return last
+    def _parsed(self, shape: type[Wire], document: JsonValue) -> Wire:
+        try:
+            return shape.model_validate(document)
+        except ValidationError as error:
+            raise AnswerUnclear(f"The server's answer is not a {shape.__name__}: is it of another version?") from error
 
     def _infer_result(self, answer: httpx.Response, folder: Path | None) -> InferResult:
         content_type = answer.headers.get("content-type", "")

@@ -11,7 +11,9 @@ import pytest
 
 from labelserver.client import (
     AnswerUnclear,
+    Job,
     JobFailed,
+    JobState,
     LabelServerClient,
     NotBuilt,
     NothingThere,
@@ -19,7 +21,6 @@ from labelserver.client import (
     ServerBusy,
     ServerFailed,
     ServerUnreachable,
-    Task,
 )
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -68,8 +69,21 @@ def answering(document: object, status: int = 200, seen: list[httpx.Request] | N
     return handle
 
 
-def task(status: str, **more: object) -> dict[str, object]:
-    return {"id": "7", "status": status, "request": {"model": "segmentation"}, "details": ["a line"], **more}
+def job(state: str, **more: object) -> dict[str, object]:
+    return {
+        "id": "7",
+        "kind": "train",
+        "task": "segmentation",
+        "state": state,
+        "person": "ada",
+        "params": {},
+        "created_ts": 1.0,
+        "details": ["a line"],
+        **more,
+    }
+
+
+STARTED = Job.model_validate(job("queued"))
 
 
 def test_info_is_typed_and_shown_in_a_notebook() -> None:
@@ -231,32 +245,49 @@ def test_something_else_at_the_address() -> None:
         server.info()
 
 
+def test_starting_a_training_gives_its_job() -> None:
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        request.read()
+        seen.append(request)
+        return httpx.Response(
+            200, json={"id": "7", "status": "SUBMITTED"} if request.method == "POST" else job("queued")
+        )
+
+    with client(handle) as server:
+        started = server.train_start("segmentation", {"max_epochs": 3}, enqueue=True)
+    assert (started.id, started.state) == ("7", JobState.QUEUED)
+    assert json.loads(seen[0].content) == {"client_id": None, "max_epochs": 3}
+    assert dict(seen[0].url.params) == {"enqueue": "true"}
+    assert seen[1].url.path == "/prefix/api/v1/jobs/7"
+
+
 def test_waiting_for_a_training_tells_every_new_state() -> None:
     states = [
-        [task("RUNNING", progress={"epoch": 1})],
-        [task("RUNNING", progress={"epoch": 1})],
-        [task("RUNNING", progress={"epoch": 2})],
-        [task("DONE", progress={"epoch": 2})],
+        job("running", progress={"epoch": 1}),
+        job("running", progress={"epoch": 1}),
+        job("running", progress={"epoch": 2}),
+        job("done", progress={"epoch": 2}),
     ]
-    seen: list[Task] = []
+    seen: list[Job] = []
     with client(lambda request: httpx.Response(200, json=states.pop(0))) as server:
-        started = Task.from_json({"id": "7", "status": "SUBMITTED"})
-        ended = server.wait_for_training(started, seen.append, poll_s=0)
-    assert [(t.status, t.progress["epoch"]) for t in seen] == [("RUNNING", 1), ("RUNNING", 2), ("DONE", 2)]
-    assert ended.is_over
+        ended = server.wait_for_training(STARTED, seen.append, poll_s=0)
+    assert [(j.state.value, j.progress["epoch"]) for j in seen] == [("running", 1), ("running", 2), ("done", 2)]
+    assert ended.state is JobState.DONE
 
 
-def test_waiting_for_a_training_that_fails_raises_its_last_words() -> None:
+def test_waiting_for_a_training_that_fails_raises_its_reason() -> None:
     with (
-        client(answering([task("ERROR", details=["no data"])])) as server,
-        pytest.raises(JobFailed, match="no data"),
+        client(answering(job("failed", message="There is no label yet."))) as server,
+        pytest.raises(JobFailed, match="no label yet"),
     ):
-        server.wait_for_training(Task.from_json({"id": "7", "status": "RUNNING"}), poll_s=0)
+        server.wait_for_training(STARTED, poll_s=0)
 
 
 def test_waiting_ends_at_the_deadline() -> None:
-    with client(answering([task("RUNNING")])) as server, pytest.raises(TimeoutError, match="7"):
-        server.wait_for_training(Task.from_json(dict(task("RUNNING"))), poll_s=0, timeout_s=0)
+    with client(answering(job("running"))) as server, pytest.raises(TimeoutError, match="7"):
+        server.wait_for_training(STARTED, poll_s=0, timeout_s=0)
 
 
 def test_no_training_yet() -> None:
@@ -270,3 +301,8 @@ def test_no_training_yet() -> None:
 def test_stopping_when_nothing_runs_answers_none() -> None:
     with client(answering(None)) as server:
         assert server.train_stop() is None
+
+
+def test_an_answer_of_another_shape_is_unclear() -> None:
+    with client(answering({"jobs": [{"id": 1}]})) as server, pytest.raises(AnswerUnclear, match="JobList"):
+        server.jobs()

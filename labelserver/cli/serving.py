@@ -1,0 +1,118 @@
+"""Run the wired server under uvicorn: the one line for people, signals, and a clean end.
+
+SIGINT and SIGTERM end it in this order: no new connections, running requests finish (up to `GRACE_S`), jobs are asked
+to stop at their next step, workers end, locks are released. A second signal does not wait for requests.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+import uvicorn
+
+from labelserver.api.application import create_app
+from labelserver.bootstrap import build_server
+from labelserver.cli import logs
+from labelserver.cli.failing import CommandFailed
+from labelserver.settings import Settings
+
+#: seconds that running requests get to finish once the server is asked to stop
+GRACE_S = 15
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn that says where it listens in our words and leaves the process alive after a signal."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.servers:
+            port = int(self.servers[0].sockets[0].getsockname()[1])
+            typer.echo(welcome(self._settings, port, tls=bool(self.config.ssl_certfile)))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            typer.echo(farewell(self._settings))
+        super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, without raising the signal once more at the end: that would skip our own clean-up."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def welcome(settings: Settings, port: int, *, tls: bool) -> str:
+    """The one line: what to open, what to try with curl."""
+    name = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104 - compared, not bound
+    url = f"{'https' if tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}{settings.api_prefix}"
+    return f"Ready for viewers. Open {url}/docs or try: curl {url}/info/"
+
+
+def farewell(settings: Settings) -> str:
+    if settings.leave_jobs:
+        return "Stopping; jobs run on and are watched again at the next start."
+    return "Stopping; jobs stop at their next step with a checkpoint and go on at the next start."
+
+
+def serve(settings: Settings, options: dict[str, Any], verbose: str | None, log_config: Path | None) -> None:
+    """Serve until a signal.
+
+    Raises:
+        LabelServerError: the settings make no sense, or another server owns a folder.
+        CommandFailed: the port is taken.
+    """
+    server = build_server(settings)
+    try:
+        logs.set_up(
+            server.roots.app / "logs",
+            level=verbose or "INFO",
+            console_level=verbose or "WARNING",
+            config_file=log_config,
+        )
+        config = uvicorn.Config(
+            create_app(server),
+            host=settings.host,
+            port=settings.port,
+            root_path=settings.root_path,
+            log_config=None,
+            proxy_headers=settings.behind_proxy,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+            **options,
+        )
+        running = _Uvicorn(config, settings)
+        try:
+            running.run()
+        except SystemExit as error:  # uvicorn's word for an address it cannot have
+            raise _taken(settings) from error
+        if not running.started:
+            raise _taken(settings)
+    finally:
+        server.close()
+
+
+def _taken(settings: Settings) -> CommandFailed:
+    return CommandFailed(
+        f"The server could not start on {settings.host}:{settings.port}. If another program has the port, choose one "
+        f"with --port; the log in {settings.app_dir / 'logs' / logs.FILE_NAME} says more."
+    )
