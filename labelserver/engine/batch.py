@@ -82,10 +82,9 @@ class Batch:
                 events.write(Signal.LOG, {"line": f"Stopped after {len(results)} of {len(images)} images."})
                 return
             results[image] = outcome
-            events.write(
-                Signal.PROGRESS, {"done": len(results), "total": len(images), "image": image, "outcome": outcome}
-            )
-            events.write(Signal.LOG, {"line": f"{len(results)}/{len(images)} {image}: {_in_words(outcome)}"})
+            line = f"{len(results)}/{len(images)} {image}: {_in_words(outcome)}"
+            events.write(Signal.LOG, {"line": line, "image": image, "outcome": outcome})
+            events.write(Signal.PROGRESS, {"done": len(results), "total": len(images), "image": image})
         errors = [str(result["error"]) for result in results.values() if "error" in result]
         if errors and len(errors) == len(results):
             message = f"None of the {len(errors)} images could be inferred. The first one: {errors[0]}"
@@ -131,7 +130,7 @@ class Batch:
         done: dict[str, JsonObject] = {}
         for event in self._folder.events():
             image, outcome = event.data.get("image"), event.data.get("outcome")
-            if event.signal is Signal.PROGRESS and isinstance(image, str) and isinstance(outcome, dict):
+            if event.signal is Signal.LOG and isinstance(image, str) and isinstance(outcome, dict):
                 done[image] = outcome
         return done
 

@@ -283,6 +283,7 @@ class LocalJobs:
             if job.kill_at is not None and time.monotonic() > job.kill_at:
                 logger.warning("job did not end in time and is killed: job_id=%s", job.job_id)
                 await asyncio.to_thread(_kill, job.folder)
+                job.kill_at = time.monotonic() + self._grace_s
             if signalled:
                 await asyncio.sleep(LOOK_EVERY_S)
             else:
