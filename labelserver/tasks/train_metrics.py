@@ -1,0 +1,98 @@
+"""Metrics of a training: mean Dice over what the images hold, and the same for each label by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from monai.handlers import MeanDice, RootMeanSquaredError, from_engine
+
+Metrics = dict[str, Any]
+
+TRAIN_MEAN_DICE = "train_mean_dice"
+VAL_MEAN_DICE = "val_mean_dice"
+TRAIN_ACCURACY = "train_acc"
+VAL_ACCURACY = "val_acc"
+
+
+def is_better(value: Any, best: Any) -> bool:
+    """Whether the key metric improved. A value that is not a number never does, and never stays the best."""
+    number = float(value)
+    return math.isfinite(number) and (not math.isfinite(float(best)) or number > float(best))
+
+
+def mean_dice(name: str) -> Metrics:
+    """``{name: handler}`` over ``pred`` and ``label`` as one-hot channels, without background."""
+    return {name: MeanDice(output_transform=from_engine(["pred", "label"]), include_background=False)}
+
+
+def from_engine_idx(keys: str | Sequence[str], idx: int, first: bool = False) -> Callable[[Any], Any]:
+    """An ignite output transform: channel `idx` of each of `keys`, as tensors (1, ...).
+
+    With `first`, of the first image of the batch alone.
+    """
+    names = [keys] if isinstance(keys, str) else list(keys)
+
+    def of_channel(output: Any) -> Any:
+        if isinstance(output, dict):
+            return tuple(output[name][:, idx : idx + 1] for name in names)
+        items = output[:1] if first else output
+        columns = tuple([item[name][idx : idx + 1] for item in items] for name in names)
+        return tuple(column[0] for column in columns) if first else columns
+
+    return of_channel
+
+
+def numbered_regions(regions: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
+    """Name -> channel; a list counts from 1. Background is no region."""
+    pairs = regions.items() if isinstance(regions, Mapping) else zip(regions, range(1, len(regions) + 1), strict=True)
+    return {name: int(index) for name, index in pairs if name.lower() != "background"}
+
+
+def region_wise_metrics(
+    regions: Mapping[str, int] | Sequence[str],
+    metric: str,
+    prefix: str,
+    keys: Sequence[str] = ("pred", "label"),
+) -> Metrics:
+    """Mean Dice under `metric`, and ``<prefix>_<region>_mean_dice`` for each region.
+
+    Args:
+        regions: name -> channel of the one-hot tensors, or names of the channels from 1 on.
+        metric: name of the mean over all regions, the key metric.
+        prefix: usually ``train`` or ``val``.
+        keys: of prediction and truth in the engine's output.
+    """
+    found = {metric: MeanDice(output_transform=from_engine(list(keys)), include_background=False)}
+    for region, index in numbered_regions(regions).items():
+        found[f"{prefix}_{region}_mean_dice"] = MeanDice(
+            output_transform=from_engine_idx(keys, index), include_background=True
+        )
+    return found
+
+
+def region_wise_rmse(
+    regions: Mapping[str, int] | Sequence[str],
+    metric: str,
+    prefix: str,
+    keys: Sequence[str] = ("pred", "label"),
+) -> Metrics:
+    """As `region_wise_metrics`, with the root mean square error; names end in ``_rmse``."""
+    found = {metric: RootMeanSquaredError(output_transform=from_engine(list(keys)))}
+    for region, index in numbered_regions(regions).items():
+        found[f"{prefix}_{region}_rmse"] = RootMeanSquaredError(output_transform=from_engine_idx(keys, index))
+    return found
+
+
+def plain_numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
+    """What of an engine's metrics is a finite number; JSON knows no NaN."""
+    numbers: dict[str, float] = {}
+    for name, value in (metrics or {}).items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(number):
+            numbers[str(name)] = number
+    return numbers
