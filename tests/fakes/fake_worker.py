@@ -1,7 +1,7 @@
 """A worker and a job process with a tiny app that needs no torch: everything but the app is the real thing.
 
-Run as a program it takes the arguments of ``python -m labelserver.worker``. The app obeys the request's ``do``, and meets
-the test at barriers: it writes ``STUDIES/at-<name>`` and waits until ``STUDIES/pass-<name>`` is there.
+Run as a program it takes the arguments of ``python -m labelserver.worker``. The app obeys the request's ``do``, and
+meets the test at barriers: it writes ``STUDIES/at-<name>`` and waits until ``STUDIES/pass-<name>`` is there.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class FakeLoader:
         return FakeApp(settings, roots)
 
     def describe(self, app: FakeApp, settings: Settings, roots: Roots) -> AppDescription:
-        description = AppDescription(info={"name": "Fake app", "models": dict.fromkeys(MODELS, {})}, code_hash="")
+        description = AppDescription(info={"name": "Fake app", "models": {key: {} for key in MODELS}}, code_hash="")
         return replace(description, overridden_hooks=frozenset({"infer"}))
 
 

@@ -1,0 +1,1 @@
+"""Stand-ins for contracts, written once and used everywhere."""
