@@ -91,7 +91,7 @@ def find_series(folder: Path, names: Sequence[str] | None = None) -> list[Series
         except (InvalidDicomError, OSError, ValueError, KeyError, EOFError, TypeError, AttributeError):
             broken.append(path)
             continue
-        uid = str(header.get("SeriesInstanceUID", ""))
+        uid = str(header.get("SeriesInstanceUID", "")) or "unnamed"
         if header.get("Modality", "") not in _NOT_IMAGES and "Rows" in header:
             groups.setdefault(uid, []).append(_Slice(path, header))
     found = [_described(uid, slices) for uid, slices in sorted(groups.items())]

@@ -1,0 +1,150 @@
+"""The tables of the index and how older layouts become the current one.
+
+``PRAGMA user_version`` holds the layout's number. `UPGRADES[n]` leads from n to n + 1; it runs after a copy was made.
+A label is `active` until it is removed, and `shown` while its image is present as well; triggers keep `shown` and
+`scores.waiting` (present, and without a shown ``final`` label) in step, so that lists and counts are index look-ups.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+
+UPGRADES: dict[int, str] = {}
+
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE images (
+    id TEXT NOT NULL PRIMARY KEY,
+    path TEXT NOT NULL,                    -- below the images folder, '/' between parts; a folder for DICOM
+    series TEXT NOT NULL DEFAULT '',       -- SeriesInstanceUID
+    kind TEXT NOT NULL,
+    ext TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('present', 'absent', 'removed')),
+    size_bytes INTEGER NOT NULL DEFAULT 0,
+    mtime_ns INTEGER NOT NULL DEFAULT 0,
+    added_ts REAL NOT NULL,
+    info TEXT NOT NULL DEFAULT '{}'
+);
+CREATE UNIQUE INDEX images_by_place ON images (path, series);
+CREATE INDEX images_by_state ON images (state, id);
+
+CREATE TABLE folders (                     -- folders with DICOM files, so that unchanged ones are not read again
+    path TEXT PRIMARY KEY,
+    signature TEXT NOT NULL,
+    series TEXT NOT NULL                   -- [{uid, files, grid, problem}]
+) WITHOUT ROWID;
+
+CREATE TABLE labels (
+    image_id TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    position INTEGER NOT NULL,             -- order in which the tags of an image were first saved
+    current INTEGER NOT NULL,              -- revision number
+    active INTEGER NOT NULL,
+    shown INTEGER NOT NULL,
+    pending INTEGER NOT NULL DEFAULT 0,    -- label_rows.Placing: is the file below labels/ surely this revision?
+    file TEXT NOT NULL,                    -- below labels/<tag>/
+    ext TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL DEFAULT 0, -- of that file when we last wrote or checked it
+    mtime_ns INTEGER NOT NULL DEFAULT 0,
+    info TEXT NOT NULL DEFAULT '{}',
+    PRIMARY KEY (image_id, tag)
+);
+CREATE UNIQUE INDEX labels_by_file ON labels (tag, file);
+CREATE INDEX labels_pending ON labels (pending, mtime_ns) WHERE pending <> 0;
+CREATE INDEX labels_shown ON labels (tag, image_id) WHERE shown = 1;
+
+CREATE TABLE revisions (
+    image_id TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    ext TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    parent INTEGER,
+    created_ts REAL NOT NULL,
+    person TEXT NOT NULL,
+    client TEXT NOT NULL,
+    source TEXT NOT NULL,
+    model TEXT NOT NULL,
+    model_version TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    info TEXT NOT NULL,
+    PRIMARY KEY (image_id, tag, number)
+);
+
+CREATE TABLE scores (
+    image_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value REAL NOT NULL,
+    waiting INTEGER NOT NULL,
+    PRIMARY KEY (image_id, key)
+) WITHOUT ROWID;
+CREATE INDEX scores_by_value ON scores (key, waiting, value DESC, image_id);
+
+CREATE TABLE leases (
+    image_id TEXT PRIMARY KEY,
+    token TEXT NOT NULL UNIQUE,
+    holder TEXT NOT NULL,
+    strategy TEXT NOT NULL DEFAULT '',
+    granted_ts REAL NOT NULL,
+    until_ts REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX leases_by_end ON leases (until_ts);
+
+CREATE TABLE reviews (
+    number INTEGER PRIMARY KEY,
+    image_id TEXT NOT NULL,
+    tag TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    person TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    comment TEXT NOT NULL DEFAULT '',
+    created_ts REAL NOT NULL
+);
+CREATE INDEX reviews_by_label ON reviews (image_id, tag, revision);
+
+CREATE TABLE time_log (
+    number INTEGER PRIMARY KEY,
+    image_id TEXT NOT NULL,
+    person TEXT NOT NULL,
+    activity TEXT NOT NULL,
+    started_ts REAL NOT NULL,
+    duration_s REAL NOT NULL
+);
+CREATE INDEX time_log_by_image ON time_log (image_id);
+
+CREATE TABLE audit (                       -- append-only; hash covers the row and the hash before it
+    number INTEGER PRIMARY KEY,
+    created_ts REAL NOT NULL,
+    person TEXT NOT NULL,
+    action TEXT NOT NULL,
+    image_id TEXT NOT NULL,
+    tag TEXT NOT NULL DEFAULT '',
+    revision INTEGER,
+    detail TEXT NOT NULL DEFAULT '{}',
+    previous_hash TEXT NOT NULL,
+    hash TEXT NOT NULL
+);
+
+CREATE TABLE problems (
+    path TEXT NOT NULL,
+    origin TEXT NOT NULL,                  -- images, labels, peer, state: what a new look replaces
+    reason TEXT NOT NULL,
+    PRIMARY KEY (path, origin)
+) WITHOUT ROWID;
+
+CREATE TRIGGER image_state_shows_labels AFTER UPDATE OF state ON images WHEN NEW.state <> OLD.state BEGIN
+    UPDATE labels SET shown = (active AND NEW.state = 'present') WHERE image_id = NEW.id;
+    UPDATE scores SET waiting = (NEW.state = 'present' AND NOT EXISTS (
+        SELECT 1 FROM labels WHERE image_id = NEW.id AND tag = 'final' AND shown = 1)) WHERE image_id = NEW.id;
+END;
+CREATE TRIGGER label_added_ends_waiting AFTER INSERT ON labels WHEN NEW.tag = 'final' AND NEW.shown = 1 BEGIN
+    UPDATE scores SET waiting = 0 WHERE image_id = NEW.image_id;
+END;
+CREATE TRIGGER label_shown_changes_waiting AFTER UPDATE OF shown ON labels
+WHEN NEW.tag = 'final' AND NEW.shown <> OLD.shown BEGIN
+    UPDATE scores SET waiting = (NEW.shown = 0 AND EXISTS (
+        SELECT 1 FROM images WHERE id = NEW.image_id AND state = 'present')) WHERE image_id = NEW.image_id;
+END;
+"""

@@ -1,0 +1,146 @@
+"""Where things lie on disk: the one place that joins ids, tags and numbers to paths (DESIGN, "On disk")."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from labelserver.domain.errors import StoredDataInvalid
+from labelserver.domain.ids import ImageId, Tag, folder_key
+from labelserver.storage import atomic
+
+LAYOUT_VERSION = 1
+
+#: bytes of one path part on common file systems
+MAX_PART_BYTES = 255
+
+#: Lock files; images share them by hash, so that a store of any size has at most so many.
+_STRIPES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Folders of one store. `labels` is None where nothing may be written: a read-only store without a state folder."""
+
+    studies: Path
+    images: Path
+    state: Path
+    labels: Path | None
+    given_labels: Path  #: where labels lay before us; the same as `labels` unless the studies are read-only
+    config_file: Path  #: the peer's index
+    index_file: Path
+
+    @property
+    def revisions(self) -> Path:
+        return self.state / "revisions"
+
+    @property
+    def spool(self) -> Path:
+        return self.state / "spool"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.state / "quarantine"
+
+    @property
+    def backups(self) -> Path:
+        return self.state / "backup"
+
+    def image_lock(self, image_id: str) -> Path:
+        """The lock file that orders all changes of this image's labels, among processes."""
+        stripe = hashlib.sha256(image_id.encode()).digest()[0] % _STRIPES
+        return self.state / "locks" / f"images-{stripe:02d}"
+
+    @property
+    def index_lock(self) -> Path:
+        return self.state / "locks" / "index"
+
+    def revision_folder(self, image_id: ImageId, tag: Tag) -> Path:
+        return self.revisions / folder_key(image_id) / tag
+
+    def revision_file(self, image_id: ImageId, tag: Tag, number: int, ext: str) -> Path:
+        return self.revision_folder(image_id, tag) / f"{number}{ext}"
+
+    def cache_folder(self, image_id: str) -> Path:
+        return self.state / "cache" / "dicom" / folder_key(image_id)
+
+    def trash_folder(self, image_id: str) -> Path:
+        return self.state / "trash" / folder_key(image_id)
+
+    def below_studies(self, path: Path) -> str:
+        """For people: the path below STUDIES, or its name if it lies elsewhere."""
+        try:
+            return path.relative_to(self.studies).as_posix()
+        except ValueError:
+            return path.name
+
+
+def label_name(image_id: str, ext: str) -> str:
+    """A label's path below ``labels/<tag>/``: the id with its folders, or its key if a part would be too long."""
+    if all(len(part.encode()) <= MAX_PART_BYTES for part in f"{image_id}{ext}".split("/")):
+        return f"{image_id}{ext}"
+    return f"{folder_key(image_id)}{ext}"
+
+
+def locate(
+    studies: Path,
+    images_dir: str,
+    labels_dir: str,
+    config_file: str,
+    state_dir: Path | None,
+    index_dir: Path | None,
+    *,
+    read_only: bool,
+) -> Layout:
+    """The layout of a store (arguments: see `LocalDatastore`).
+
+    With a state folder outside of the studies and `read_only`, labels lie beside it. Read-only studies without such a
+    folder get a private one in the system's temporary folder for the index, and take no labels.
+    """
+    given_labels = studies / labels_dir
+    state = (state_dir or studies / ".labelserver").absolute()
+    labels: Path | None = given_labels
+    if read_only and not state.is_relative_to(studies):
+        labels = (state.parent if state.name == ".labelserver" else state) / labels_dir
+    elif read_only:
+        digest = hashlib.sha256(str(studies).encode()).hexdigest()[:16]
+        state = Path(tempfile.gettempdir()) / f"labelserver-{os.getuid()}" / digest
+        labels = None
+    return Layout(
+        studies=studies,
+        images=(studies / images_dir).resolve() if images_dir not in ("", ".") else studies,
+        state=state,
+        labels=labels,
+        given_labels=given_labels,
+        config_file=studies / config_file,
+        index_file=(index_dir.absolute() if index_dir else state) / "index.sqlite",
+    )
+
+
+def check_format(layout: Layout) -> None:
+    """Write ``format.json`` on the first day; a damaged one is set aside.
+
+    Raises:
+        StoredDataInvalid: the state folder was made by a newer version.
+    """
+    path = layout.state / "format.json"
+    try:
+        known = int(json.loads(path.read_bytes())["layout"])
+    except FileNotFoundError:
+        known = 0
+    except (OSError, ValueError, TypeError, KeyError):
+        layout.quarantine.mkdir(parents=True, exist_ok=True)
+        path.replace(layout.quarantine / f"{time.time_ns()}-format.json")
+        known = 0
+    if known > LAYOUT_VERSION:
+        raise StoredDataInvalid(
+            f"The studies folder has layout {known}; this version of labelserver knows {LAYOUT_VERSION}. "
+            "Install the newer version again."
+        )
+    if known == 0:
+        atomic.write_json(path, {"layout": LAYOUT_VERSION})

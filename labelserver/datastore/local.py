@@ -1,0 +1,347 @@
+"""The local folder as a datastore: files of the user's, an SQLite index, labels as revisions.
+
+Cheap to construct (one look at the folder); any number of threads and processes may have the same folder open. Locks
+are taken in this order and never the other way: first look, image, index, SQLite's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from labelserver.contracts.datastore import Datastore
+from labelserver.datastore.archive import write_archive
+from labelserver.datastore.catalog import Catalog
+from labelserver.datastore.image_files import ImageStore
+from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
+from labelserver.datastore.image_scan import ImageScan
+from labelserver.datastore.index import Index
+from labelserver.datastore.label_rows import label_row, revision_of, revisions_of
+from labelserver.datastore.label_scan import LabelScan
+from labelserver.datastore.labels import Labels
+from labelserver.datastore.layout import Layout, check_format, locate
+from labelserver.datastore.peer_index import PeerIndex, read_peer_index
+from labelserver.datastore.plain_json import dump, load_object, plain_object, scores_of
+from labelserver.datastore.rebuilding import fill, put_scores
+from labelserver.datastore.scanning import Scanner
+from labelserver.domain.errors import ImageNotFound, InvalidSetting, LabelNotFound
+from labelserver.domain.ids import FINAL, ORIGINAL, ImageId, Tag, parse_image_id, parse_tag
+from labelserver.domain.json_types import JsonObject
+from labelserver.domain.labels import ImageRecord, LabelSource, Provenance, Revision, StoreProblem
+from labelserver.imaging.formats import split_ext
+from labelserver.storage.locks import exclusive
+
+_DEFAULT_NAME = "new-dataset"
+_DEFAULT_DESCRIPTION = "New Dataset"
+
+
+class LocalDatastore(Datastore):
+    """Images of a folder and their labels. Also a `RevisionStore` (`contracts/datastore.py`)."""
+
+    def __init__(
+        self,
+        datastore_path: str | Path,
+        images_dir: str = ".",
+        labels_dir: str = "labels",
+        datastore_config: str = "datastore_v2.json",
+        extensions: Iterable[str] = (),
+        auto_reload: bool = False,
+        read_only: bool = False,
+        *,
+        state_dir: Path | None = None,
+        index_dir: Path | None = None,
+    ) -> None:
+        """Open a folder, which must exist.
+
+        Args:
+            datastore_path: the studies folder.
+            images_dir: below it, where images are looked for (with all folders in it).
+            labels_dir: below it, where labels lie.
+            datastore_config: below it, the peer's index, read once.
+            extensions: patterns such as ``*.nii.gz``; empty takes all known image types and DICOM.
+            auto_reload: the server watches the folder (`watching.watch`); without it `refresh` looks again.
+            read_only: nothing is ever written into the studies folder.
+            state_dir: default ``.labelserver`` below the studies. For read-only studies it must lie elsewhere, else
+                labels are refused and the index lies in the system's temporary folder.
+            index_dir: where the SQLite file lies, if not in `state_dir` (local disk for studies on a network).
+        """
+        studies = Path(datastore_path).absolute()
+        if not studies.is_dir():
+            raise InvalidSetting(f"The studies folder {studies.name!r} does not exist. Create it, or name another.")
+        self.auto_reload = auto_reload
+        self._read_only = read_only
+        self._extensions = tuple(extensions)
+        self._layout = locate(
+            studies, images_dir, labels_dir, datastore_config, state_dir, index_dir, read_only=read_only
+        )
+        self._prefix = "" if images_dir in ("", ".") else f"{Path(images_dir).as_posix().strip('/')}/"
+        check_format(self._layout)
+        layout = self._layout
+        self._index = Index(
+            layout.index_file,
+            layout.index_lock,
+            layout.backups,
+            layout.quarantine,
+            lambda connection: fill(connection, layout, self._index.backups()),
+        )
+        self._catalog = Catalog(self._index)
+        self._images = ImageFiles(layout, self._index)
+        self._labels = Labels(layout, self._index, self._images)
+        self._store = ImageStore(layout, self._index, self._images, self._labels, read_only=read_only)
+        self._scanner = Scanner(layout, self._extensions)
+        self._image_scan = ImageScan(layout, self._index, self._scanner, read_only=read_only)
+        self._label_scan = LabelScan(layout, self._index, self._images, self._labels)
+        self.refresh()
+
+    @property
+    def layout(self) -> Layout:
+        """Where this store keeps its files."""
+        return self._layout
+
+    def close(self) -> None:
+        """Close idle connections. The store opens them again when it is used."""
+        self._index.close()
+
+    def name(self) -> str:
+        return self._catalog.meta("name", _DEFAULT_NAME)
+
+    def set_name(self, name: str) -> None:
+        self._catalog.set_meta("name", name)
+
+    def description(self) -> str:
+        return self._catalog.meta("description", _DEFAULT_DESCRIPTION)
+
+    def set_description(self, description: str) -> None:
+        self._catalog.set_meta("description", description)
+
+    def datalist(self) -> list[dict[str, Any]]:
+        return [
+            {"image": uri, "label": label}
+            for image_id, _ in self._catalog.final_labels()
+            if (uri := self.get_image_uri(image_id)) and (label := self.get_label_uri(image_id, FINAL))
+        ]
+
+    def list_images(self) -> list[str]:
+        return self._catalog.list_images()
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return self._catalog.labeled(_tag(label_tag), labels or ())
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        return self._catalog.unlabeled(_tag(label_tag), labels or ())
+
+    def get_image_uri(self, image_id: str) -> str:
+        with self._index.reading() as connection:
+            row = image_row(connection, image_id)
+        if row is None or row.state != "present":
+            return ""
+        try:
+            return str(self._images.file(row))
+        except ImageNotFound:
+            return ""
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        with self._index.reading() as connection:
+            row = image_row(connection, image_id)
+        return dict(row.record.info) if row is not None and row.state == "present" else {}
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        path = self._labels.uri(label_id, label_tag or FINAL)
+        return str(path) if path is not None else ""
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        with self._index.reading() as connection:
+            row = label_row(connection, label_id, label_tag or FINAL)
+        return dict(row.info) if row is not None and row.active else {}
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        return dict.fromkeys(self._catalog.tags_of(image_id), image_id)
+
+    def add_image(self, image_id: str | None, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Copy a file in. Errors: see `image_files.ImageStore.add`."""
+        file = Path(image_filename)
+        stem, ext = self._to_id(file.name)
+        checked = parse_image_id(image_id or stem)
+        self._store.add(checked, file, ext, plain_object(image_info))
+        return checked
+
+    def remove_image(self, image_id: str) -> None:
+        """Take the image and its labels out of the studies; its file is kept in ``trash/``, revisions stay."""
+        self._store.remove(parse_image_id(image_id))
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        file = Path(label_filename)
+        tag, info = parse_tag(label_tag), plain_object(label_info)
+        self.accept_label(parse_image_id(image_id), file, split_ext(file.name)[1], tag, _provenance(tag, info), info)
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Take the label out of ``labels/``; its revisions stay. Nothing happens if there is none."""
+        self._labels.remove(parse_image_id(label_id), parse_tag(label_tag))
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        self._catalog.update_image_info(image_id, plain_object(info))
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        self._labels.update_info(parse_image_id(label_id), parse_tag(label_tag), plain_object(info))
+
+    def get_dataset_archive(self, limit_cases: int | None = None) -> str:
+        """A zip below the spool folder. Raises `LabelNotFound` if no image has a final label."""
+        final = self._catalog.final_labels()[: limit_cases if limit_cases and limit_cases > 0 else None]
+        if not final:
+            raise LabelNotFound("No image has a final label yet, so there is no dataset to download.")
+        return str(write_archive(self._layout.spool, self._archived(final), self.json()))
+
+    def refresh(self) -> None:
+        """Look at the whole folder."""
+        if self._catalog.meta("opened", ""):
+            self._image_scan.whole()
+            self._label_scan.whole(first=False)
+            return
+        with exclusive(self._layout.state / "locks" / "first-look"):
+            first = not self._catalog.meta("opened", "")
+            self._image_scan.whole()
+            peer = self._read_peer_index() if first else PeerIndex()
+            self._label_scan.whole(first=first, infos=peer.labels)
+            self._catalog.set_meta("opened", str(int(time.time())))
+
+    def refresh_paths(self, paths: Iterable[Path]) -> set[Path]:
+        """Look at these absolute paths alone (files or folders, also of what is gone).
+
+        Returns paths to look at again in a moment, because somebody seems to be writing them.
+        """
+        files: set[str] = set()
+        shallow: set[str] = set()
+        deep: set[str] = set()
+        label_files: set[Path] = set()
+        labels_changed = False
+        for path in paths:
+            if self._layout.labels is not None and path.is_relative_to(self._layout.labels):
+                if path.is_dir() or not split_ext(path.name)[1]:
+                    labels_changed = True
+                else:
+                    label_files.add(path)
+            elif not self._scanner.skips(path):
+                below = path.relative_to(self._layout.images).as_posix()
+                if path.is_dir():
+                    deep.add("" if below == "." else below)
+                elif self._scanner.image_ext(path.name):
+                    files.add(below)
+                elif path.exists():
+                    shallow.add(below.rpartition("/")[0])
+                else:
+                    shallow.add(below.rpartition("/")[0])
+                    deep.add(below)
+        self._image_scan.files(sorted(files))
+        for folder in sorted(shallow):
+            self._image_scan.folder(folder, deep=False)
+        for folder in sorted(deep):
+            self._image_scan.folder(folder, deep=True)
+        if labels_changed:
+            self._label_scan.whole(first=False)
+            return set()
+        return self._label_scan.files(sorted(label_files))
+
+    def status(self) -> dict[str, Any]:
+        return dict(self._catalog.status())
+
+    def json(self) -> dict[str, Any]:
+        return {
+            "name": self.name(),
+            "description": self.description(),
+            "images_dir": self._prefix.rstrip("/") or ".",
+            "labels_dir": self._layout.given_labels.name,
+            "objects": self._catalog.objects(),
+        }
+
+    def image(self, image_id: ImageId) -> ImageRecord:
+        """Raises `ImageNotFound`."""
+        with self._index.reading() as connection:
+            record = present_image(connection, image_id).record
+        return ImageRecord(record.image_id, record.kind, record.ext, f"{self._prefix}{record.path}", record.info)
+
+    def accept_label(
+        self, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
+    ) -> Revision:
+        """See `contracts.datastore.RevisionStore`; the order of the save stands in `labels.py`."""
+        return self._labels.accept(image_id, file, ext, tag, provenance, plain_object(info))
+
+    def current_revision(self, image_id: ImageId, tag: Tag) -> Revision:
+        return self._labels.current(image_id, tag)
+
+    def revisions(self, image_id: ImageId, tag: Tag) -> list[Revision]:
+        """Oldest first; also of labels that were removed."""
+        with self._index.reading() as connection:
+            return revisions_of(connection, image_id, tag)
+
+    def revision_file(self, image_id: ImageId, tag: Tag, number: int) -> Path:
+        """The stored bytes of any revision. Raises `LabelNotFound`."""
+        with self._index.reading() as connection:
+            revision = revision_of(connection, image_id, tag, number)
+        if revision is None:
+            raise LabelNotFound(f"The label {tag!r} of {image_id!r} has no revision {number}.")
+        return self._labels.file_of(revision)
+
+    def problems(self) -> list[StoreProblem]:
+        return self._catalog.problems()
+
+    def best_scored(self, key: str, exclude: Collection[str] = ()) -> tuple[str, float] | None:
+        """The unlabeled image with the highest score `key` that is not in `exclude`; None if no score is left."""
+        return next((pair for pair in self.ordered_by_score(key) if pair[0] not in exclude), None)
+
+    def ordered_by_score(
+        self, key: str, *, unlabeled_only: bool = True, highest_first: bool = True
+    ) -> Iterator[tuple[str, float]]:
+        """(image id, score) of present images in the order of the number that infos hold under `key`."""
+        if unlabeled_only:
+            return self._catalog.waiting_by_score(key, highest_first=highest_first)
+        return iter(self._catalog.all_by_score(key, highest_first=highest_first))
+
+    def backup(self) -> Path:
+        """Copy the living index aside; the newest three are kept."""
+        return self._index.backup()
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        """Id and extension of a file name; subclasses may override it for names of their own."""
+        return split_ext(Path(file).name)
+
+    def _archived(self, final: list[tuple[str, str]]) -> Iterator[tuple[str, Path, str, Path]]:
+        for image_id, _ in final:
+            image, label = self.get_image_uri(image_id), self.get_label_uri(image_id, FINAL)
+            if image and label:
+                record = self.image(ImageId(image_id))
+                ext = split_ext(Path(label).name)[1]
+                yield f"{image_id}{record.ext}", Path(image), f"{image_id}{ext}", Path(label)
+
+    def _read_peer_index(self) -> PeerIndex:
+        peer = read_peer_index(self._layout.config_file)
+        with self._index.writing() as connection:
+            if peer.problem:
+                name = self._layout.config_file.name
+                connection.execute("INSERT OR REPLACE INTO problems VALUES (?, 'peer', ?)", (name, peer.problem))
+            for key, value in (("name", peer.name), ("description", peer.description)):
+                if value:
+                    connection.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
+            for path, info in peer.images.items():
+                row = connection.execute("SELECT id, info FROM images WHERE path = ?", (path,)).fetchone()
+                if row is not None:
+                    merged = dump({**load_object(row[1]), **info})
+                    connection.execute("UPDATE images SET info = ? WHERE id = ?", (merged, row[0]))
+                    put_scores(connection, row[0], scores_of(info))
+        return peer
+
+
+def _tag(label_tag: str | None) -> str:
+    return parse_tag(label_tag or FINAL)
+
+
+def _provenance(tag: Tag, info: JsonObject) -> Provenance:
+    """Who made a label that an app saves: a model for the tag ``original``, else the person in the info."""
+    client, model = str(info.get("client_id") or ""), str(info.get("model") or "")
+    person = str(info.get("user") or client)
+    version = str(info.get("model_version") or "")
+    if tag == ORIGINAL:
+        return Provenance(person=person, client=client, source=LabelSource.MODEL, model=model, model_version=version)
+    return Provenance(person=person, client=client)
