@@ -1,10 +1,12 @@
-# The server on CPU torch. Data and app lie outside the image:
-#   docker build -t labelserver .
+# The server in a container; data and app lie outside the image.
+#   docker build -t labelserver .       (for a CPU build of torch, add the address of an index that has one:
+#                                        --build-arg PIP_EXTRA_INDEX_URL=...)
 #   docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/workspace:/workspace" labelserver
 FROM python:3.12.11-slim-bookworm
 
 RUN useradd --create-home --uid 1000 labelserver && mkdir /workspace && chown labelserver /workspace
 WORKDIR /opt/labelserver
+ARG PIP_EXTRA_INDEX_URL
 COPY pyproject.toml constraints.txt README.md ./
 COPY labelserver labelserver
 COPY apps apps

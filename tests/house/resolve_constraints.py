@@ -59,11 +59,11 @@ def main(versions: list[str]) -> int:
             if result.returncode == 0:
                 continue
             if any(word in result.stderr for word in OFFLINE):
-                print(f"SKIPPED: no package index answers, so Python {version} was not resolved.")  # noqa: T201
+                print(f"SKIPPED: no package index answers, so Python {version} was not resolved.")
                 return 0
-            print(f"constraints.txt does not resolve for Python {version}:\n{result.stderr}")  # noqa: T201
+            print(f"constraints.txt does not resolve for Python {version}:\n{result.stderr}")
             return 1
-        print(f"constraints.txt resolves for Python {version}")  # noqa: T201
+        print(f"constraints.txt resolves for Python {version}")
     return 0
 
 
