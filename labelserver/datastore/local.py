@@ -70,9 +70,19 @@ class LocalDatastore(Datastore):
         studies = Path(datastore_path).absolute()
         if not studies.is_dir():
             raise InvalidSetting(f"The studies folder {studies.name!r} does not exist. Create it, or name another.")
+        #: from which another process opens the same store
+        self.arguments: JsonObject = {
+            "datastore_path": str(studies),
+            "images_dir": images_dir,
+            "labels_dir": labels_dir,
+            "datastore_config": datastore_config,
+            "extensions": list(extensions := tuple(extensions)),
+            "auto_reload": auto_reload,
+            "read_only": read_only,
+        }
         self.auto_reload = auto_reload
         self._read_only = read_only
-        self._extensions = tuple(extensions)
+        self._extensions = extensions
         self._layout = locate(
             studies, images_dir, labels_dir, datastore_config, state_dir, index_dir, read_only=read_only
         )
