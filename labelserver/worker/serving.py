@@ -216,7 +216,7 @@ class Serving:
         try:
             with watched_by(_Watched(request.cancelled)):
                 result = calls.call(host, request.method, request.params)
-        except Exception as error:  # the user's code: its traceback is for the log, the sentence for the caller
+        except (Exception, SystemExit) as error:  # the user's code; the traceback is for the log
             failure = as_error(error, calls.speaker(request.method, request.params))
             if isinstance(error, LabelServerError) and not isinstance(error, AppFailed | StorageFailed):
                 logger.info("request refused: method=%s %s", request.method, failure.message)
