@@ -63,7 +63,7 @@ class Upload:
         return {
             "name": self.upload_id,
             "path": self.upload_id,
-            "image": self.image.name if self.image.is_file() else f"{self.upload_id}/content",
+            "image": "content" if self.image.name == "content" else f"content/{self.image.name}",
             "meta": {},
             "create_ts": int(self.created_ts),
             "last_access_ts": int(self.last_access_ts),
