@@ -74,7 +74,8 @@ class ImageStore:
                 connection.execute(
                     "INSERT INTO images (id, path, series, kind, ext, state, size_bytes, mtime_ns, added_ts, info) "
                     "VALUES (?, ?, '', ?, ?, 'present', ?, ?, ?, ?) "
-                    "ON CONFLICT (id) DO UPDATE SET path = excluded.path, series = '', kind = excluded.kind, ext = excluded.ext, state = 'present', "
+                    "ON CONFLICT (id) DO UPDATE SET path = excluded.path, series = '', "
+                    "kind = excluded.kind, ext = excluded.ext, state = 'present', "
                     "size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns, info = excluded.info",
                     (image_id, path, kind_of(ext), ext, status.st_size, status.st_mtime_ns, now, dump(whole)),
                 )

@@ -63,8 +63,9 @@ def write(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64], *, comp
     image.set_sform(affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
     if path.name.lower().endswith(".gz"):
-        with gzip.GzipFile(path, "wb", compresslevel=_COMPRESS_LEVEL if compress else 0, mtime=0) as stream:
-            image.to_stream(stream)
+        level = _COMPRESS_LEVEL if compress else 0
+        with path.open("wb") as file, gzip.GzipFile("", "wb", level, file, mtime=0) as stream:
+            image.to_stream(stream)  # no name and no time in the file: equal volumes give equal bytes
     else:
         with path.open("wb") as stream:
             image.to_stream(stream)

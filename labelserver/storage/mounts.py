@@ -6,21 +6,10 @@ from pathlib import Path
 
 #: File systems whose files other machines may change without telling our kernel.
 _NETWORK = frozenset(
-    {
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "9p",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "beegfs",
-        "fuse.sshfs",
-        "virtiofs",
-    }
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "virtiofs"),
+        *("ceph", "glusterfs", "lustre", "beegfs", "fuse.sshfs", "fuse.glusterfs"),
+    )
 )
 
 
