@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from labelserver import settings as settings_module
 from labelserver.app.image_files import opened_image, unreadable
@@ -33,6 +33,8 @@ from labelserver.tasks.batch_infer import BatchInferTask
 from labelserver.tasks.strategies import Random, choose_next
 
 logger = logging.getLogger(__name__)
+
+_Task = TypeVar("_Task")
 
 #: whole-slide formats, which are tiled instead of being read at once
 SLIDE_EXTENSIONS = (".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu")
@@ -339,7 +341,7 @@ class LabelApp:
         return str(current.number) if Path(path).absolute() == published else ""
 
 
-def _chosen(known: Mapping[str, Any], name: Any, what: str) -> tuple[str, Any]:
+def _chosen(known: Mapping[str, _Task], name: Any, what: str) -> tuple[str, _Task]:
     if not name or not isinstance(name, str):
         raise InvalidParams(f"Name a {what}: one of {', '.join(known) or 'none (this app has none)'}.")
     if name not in known:

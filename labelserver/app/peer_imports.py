@@ -21,6 +21,9 @@ HOME = "labelserver.compat"
 REPLACED = {
     "app": "the command 'labelserver start_server'",
     "main": "the command 'labelserver start_server'",
+    "client": "labelserver.client.LabelServerClient",
+    "tasks.train.handler": "BasicTrainTask.finalize, or the model store, which publishes",
+    "interfaces.utils.wsi": "POST /infer/ with a region as a picture; whole slides are not there yet",
     "endpoints": "the HTTP routes themselves; they stand at the same paths",
     "utils.async_tasks.utils": "LabelApp.async_training, async_scoring and async_batch_infer",
     "datastore.utils.convert": "labelserver.imaging.dicom_series and labelserver.imaging.volumes",

@@ -1,0 +1,5 @@
+"""The local folder."""
+
+from labelserver.datastore.local import LocalDatastore
+
+__all__ = ["LocalDatastore"]

@@ -1,0 +1,1 @@
+"""Clicks for one label (``monailabel.deepedit``)."""

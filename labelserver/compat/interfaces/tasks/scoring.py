@@ -1,0 +1,5 @@
+"""The scoring base."""
+
+from labelserver.tasks.base import ScoringMethod
+
+__all__ = ["ScoringMethod"]

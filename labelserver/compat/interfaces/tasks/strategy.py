@@ -1,0 +1,5 @@
+"""The strategy base."""
+
+from labelserver.tasks.base import Strategy
+
+__all__ = ["Strategy"]

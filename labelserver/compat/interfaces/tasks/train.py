@@ -1,0 +1,5 @@
+"""The abstract training base."""
+
+from labelserver.tasks.base import TrainTask
+
+__all__ = ["TrainTask"]

@@ -1,0 +1,5 @@
+"""Random images."""
+
+from labelserver.tasks.strategies import Random
+
+__all__ = ["Random"]

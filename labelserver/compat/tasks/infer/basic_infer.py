@@ -1,0 +1,5 @@
+"""The inference base."""
+
+from labelserver.tasks.infer import BasicInferTask, CallBackTypes
+
+__all__ = ["BasicInferTask", "CallBackTypes"]

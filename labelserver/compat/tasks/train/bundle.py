@@ -1,0 +1,5 @@
+"""Training MONAI bundles."""
+
+from labelserver.tasks.bundle_train import BundleConstants, BundleTrainTask
+
+__all__ = ["BundleConstants", "BundleTrainTask"]

@@ -1,0 +1,5 @@
+"""The first image."""
+
+from labelserver.tasks.strategies import First
+
+__all__ = ["First"]

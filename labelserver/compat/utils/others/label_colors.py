@@ -1,0 +1,5 @@
+"""Colours of labels."""
+
+from labelserver.tasks.colors import get_color, to_hex, to_rgb
+
+__all__ = ["get_color", "to_hex", "to_rgb"]
