@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from labelserver.app.loading import code_hash
 from labelserver.contracts.datastore import Datastore
@@ -155,7 +156,7 @@ def _wire(settings: Settings, roots: Roots, locks: tuple[OwnerLock, ...]) -> Ser
         settings,
         roots,
         worker_command=[sys.executable, "-m", "labelserver.worker", "serve"],
-        job_command=[sys.executable, "-m", "labelserver.worker", "job"],
+        job_command=[sys.executable, "-m", "labelserver.worker", "run-job"],
         code_hash=code_hash(roots.app, settings.conf),
         on_version=_decider(model_store),
     )
@@ -167,14 +168,18 @@ def _wire(settings: Settings, roots: Roots, locks: tuple[OwnerLock, ...]) -> Ser
 
 
 def _open_store(settings: Settings, roots: Roots, arguments: JsonObject) -> LocalDatastore:
-    """The local store with the settings' arguments, or those that the app chose."""
-    chosen: JsonObject = {
-        "datastore_path": str(roots.studies),
-        "extensions": list(settings.datastore_file_ext),
-        "read_only": settings.datastore_read_only,
-        **arguments,
-    }
-    return LocalDatastore(**chosen, state_dir=roots.state)  # type: ignore[arg-type]  # checked by the app's own call
+    """The local store as the settings say, or with the arguments that the app chose (`LocalDatastore.arguments`)."""
+    if arguments:
+        chosen: dict[str, Any] = dict(arguments)  # Any: they come from the app's own call
+        return LocalDatastore(**chosen)
+    return LocalDatastore(
+        roots.studies,
+        extensions=tuple(settings.datastore_file_ext),
+        auto_reload=settings.datastore_auto_reload,
+        read_only=settings.datastore_read_only,
+        state_dir=roots.state,
+        index_dir=settings.index_dir,
+    )
 
 
 def _decider(model_store: ModelStore) -> Callable[[str, int], None]:
