@@ -106,7 +106,9 @@ class BasicTrainTask(TrainTask):
     ) -> None:
         given = description if isinstance(description, torch.nn.Module) else None
         super().__init__("" if given is not None or description is None else str(description))
-        self._network = given if given is not None else network
+        chosen = given if given is not None else network
+        if chosen is not None or not hasattr(self, "_network"):  # apps set their own before they call this
+            self._network = chosen
         self._model_dir = str(model_dir)
         self._amp = amp
         self._load_path = load_path
