@@ -52,7 +52,7 @@ async def next_sample(request: Request, server: ServerOf, strategy: str) -> Resp
     if ready_made in READY_MADE and not overridden and description is not None and description.local_store is not None:
         sample = await to_thread.run_sync(_choose_here, server, strategy, str(ready_made), asked)
     else:
-        answered = await server.engine.call_lead("next_sample", asked)
+        answered = await server.engine.call_lead("next_sample", {"request": asked})
         sample = dict(answered) if isinstance(answered, dict) else {}
     if not sample.get("id"):
         return json_answer({})

@@ -121,8 +121,9 @@ def _lineage(server: Server, model: str) -> str:
 
 
 async def _lead_file(server: Server, model: str, *, validate: bool) -> str:
+    """Absolute path of the file that the model's infer task reads; "" if it names none (or, valid, has none)."""
     answered = await server.engine.call_lead("model_file", {"model": model, "validate": validate})
-    return answered if isinstance(answered, str) else ""
+    return str(server.roots.app / answered) if isinstance(answered, str) and answered else ""
 
 
 async def _weights_of(server: Server, model: str) -> Path:

@@ -108,6 +108,7 @@ class LabelApp:
             auto_reload=settings.datastore_auto_reload,
             read_only=settings.datastore_read_only,
             state_dir=home / ".labelserver",
+            index_dir=settings.index_dir,
         )
 
     def init_remote_datastore(self) -> Datastore:

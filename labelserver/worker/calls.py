@@ -118,7 +118,8 @@ def _batch_images(host: Host, params: JsonObject) -> JsonValue:
 
 def _model_file(host: Host, params: JsonObject) -> JsonValue:
     """Below the app folder where it lies there, else absolute: joined to the app folder, it is the file either way."""
-    path = host.app.model_file(str(params["model"]))
+    model = str(params["model"])
+    path = host.app.model_file(model) if params.get("validate", True) else host.app.model_file(model, validate=False)
     if not path:
         return None
     absolute = host.roots.app / str(path)

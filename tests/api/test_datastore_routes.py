@@ -78,7 +78,7 @@ def test_an_apps_own_strategy_runs_in_the_lead(world: World) -> None:
     world.engine.lead["next_sample"] = lambda params: {"id": "ct_2", "my_score": 0.5}
     sample = world.http.post("/activelearning/own", json={"client_id": "me", "k": 3}).json()
     assert (sample["id"], sample["my_score"], sample["name"]) == ("ct_2", 0.5, "ct_2.nii.gz")
-    assert world.engine.calls == [("next_sample", {"client_id": "me", "k": 3, "strategy": "own"})]
+    assert world.engine.calls == [("next_sample", {"request": {"client_id": "me", "k": 3, "strategy": "own"}})]
 
 
 def test_an_overridden_next_sample_is_asked_even_for_ready_made_strategies(make_world: Make) -> None:
