@@ -92,7 +92,9 @@ def find_series(folder: Path, names: Sequence[str] | None = None) -> list[Series
             broken.append(path)
             continue
         uid = str(header.get("SeriesInstanceUID", "")) or "unnamed"
-        if header.get("Modality", "") not in _NOT_IMAGES and "Rows" in header:
+        if "Rows" not in header and "SOPClassUID" not in header:
+            broken.append(path)  # cut short: not even what it is
+        elif header.get("Modality", "") not in _NOT_IMAGES and "Rows" in header:
             groups.setdefault(uid, []).append(_Slice(path, header))
     found = [_described(uid, slices) for uid, slices in sorted(groups.items())]
     for path in broken:

@@ -20,7 +20,7 @@ MAX_VOLUME_BYTES = 16 * 2**30
 MAX_AXIS = 1 << 20
 
 #: What parsers raise on damaged bytes, beside their own errors.
-_DAMAGE = (EOFError, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError)
+_DAMAGE = (StopIteration, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError)
 
 
 def check_declared(path: Path, shape: Sequence[int], item_bytes: int, *, compressed: bool, data_offset: int = 0) -> int:

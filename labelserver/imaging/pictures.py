@@ -30,7 +30,8 @@ def read(path: Path) -> Volume:
     """Voxels (W, H, 1) for grey, index and 16-bit pictures, (W, H, 1, 3 or 4) for colour."""
     with _open(path) as picture:
         grid = _grid(path, picture)
-        with unreadable(path, "picture", *_FOREIGN):
+        with unreadable(path, "picture", *_FOREIGN), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             array = np.asarray(picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture)
     flat = array.astype(np.uint8) if array.dtype == np.bool_ else array
     return Volume(np.swapaxes(flat, 0, 1)[:, :, np.newaxis], grid)
@@ -65,7 +66,7 @@ def write(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64], *, comp
 def _open(path: Path) -> Image.Image:
     """The header alone; Pillow decodes when the pixels are asked for."""
     with unreadable(path, "picture", *_FOREIGN), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_grid` sets our own limit
+        warnings.simplefilter("ignore")  # of size: `_grid` sets our own limit; of damage: decoding says it as an error
         return Image.open(path)
 
 
