@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.utils import copy_model_state
 
 from labelserver.contracts.model_store import Candidate, VersionWriter
 from labelserver.contracts.progress import Progress
@@ -47,11 +46,12 @@ def start_from(network: Any, path: Path, key: str, *, strict: bool) -> int:
     if strict:
         load_into(network, state, True, path.name)
         return len(state)
-    merged, taken, untouched = copy_model_state(network, state, inplace=False)
-    network.load_state_dict(merged)
-    if untouched:
-        logger.warning("weights fit in part", extra={"taken": len(taken), "untouched": len(untouched)})
-    return len(taken)
+    own = network.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)
+    if len(fitting) < len(own):
+        logger.warning("weights fit in part", extra={"taken": len(fitting), "of": len(own)})
+    return len(fitting)
 
 
 def measured_baseline(context: Context, evaluator: Any, path: Path | None, key: str) -> dict[str, float]:
