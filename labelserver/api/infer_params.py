@@ -75,6 +75,8 @@ def checked_infer_params(params: JsonObject, model: str, image: str, offered: Js
     dtype = result.get("result_dtype")
     if dtype is not None and dtype not in MASK_DTYPES:
         raise InvalidParams(f"params.result_dtype must be one of {', '.join(sorted(MASK_DTYPES))}.")
+    if "restore_label_idx" in result:
+        result["restore_label_idx"] = False  # ids on the wire are 1..N, whatever the app's own are
     checked_label_tag(result)
     return result
 

@@ -112,6 +112,12 @@ def test_r27_label_names_are_names_to_integers(world: World) -> None:
         assert world.http.post(f"{URL}&output=json").json()["label_names"] == {"liver": 1, "spleen": 2}
 
 
+@pytest.mark.parametrize("wish", [True, False])
+def test_r27_voxels_and_names_are_counted_alike_whatever_the_client_wishes(world: World, wish: bool) -> None:
+    world.http.post(URL, data={"params": json.dumps({"restore_label_idx": wish})})
+    assert world.engine.requests[0].params == {"restore_label_idx": False}
+
+
 def test_r42_params_output_is_the_models_business(world: World) -> None:
     answer = world.http.post(URL, data={"params": '{"output": "json"}'})
     assert world.engine.requests[0].params == {"output": "json"}
