@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from ignite.engine import Events
 from ignite.handlers import EarlyStopping
 from monai.data import DataLoader, ThreadDataLoader
 from monai.handlers import LrScheduleHandler, ValidationHandler, stopping_fn_from_metric
@@ -322,7 +323,7 @@ class BasicTrainTask(TrainTask):
         if patience > 0 and context.evaluator is not None:
             score = stopping_fn_from_metric(context.evaluator.state.key_metric_name)
             context.early_stopping = EarlyStopping(patience, score, context.trainer)
-            context.evaluator.add_event_handler("epoch_completed", context.early_stopping)
+            context.evaluator.add_event_handler(Events.EPOCH_COMPLETED, context.early_stopping)
 
     # running
 
