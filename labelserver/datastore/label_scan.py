@@ -41,7 +41,7 @@ from labelserver.datastore.label_rows import (
 from labelserver.datastore.labels import NO_SCHEMA, Labels, imported
 from labelserver.datastore.layout import Layout
 from labelserver.datastore.scanning import walk_files
-from labelserver.domain.errors import ImageNotFound, InvalidId, LabelServerError, Refused
+from labelserver.domain.errors import ImageNotFound, InvalidId, LabelServerError, Refused, UnreadableFile
 from labelserver.domain.ids import Tag, parse_tag
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ImageKind, LabelSource, Revision, StoreProblem
@@ -170,7 +170,8 @@ class LabelScan:
             except FileNotFoundError:
                 return [], False
             except (Refused, ImageNotFound) as error:
-                if patient and time.time() - file.mtime_ns / 1e9 < _STILL_WRITING_S:
+                young = time.time() - file.mtime_ns / 1e9 < _STILL_WRITING_S
+                if patient and young and isinstance(error, UnreadableFile):
                     return [], True
                 return [self._set_aside(image, file, tag, error)], False
         return [], False

@@ -64,7 +64,7 @@ class Layout:
         return self.revisions / folder_key(image_id) / tag
 
     def revision_file(self, image_id: ImageId, tag: Tag, number: int, ext: str) -> Path:
-        return self.revision_folder(image_id, tag) / f"{number}{ext}"
+        return self.revision_folder(image_id, tag) / revision_name(number, ext)
 
     def cache_folder(self, image_id: str) -> Path:
         return self.state / "cache" / "dicom" / folder_key(image_id)
@@ -78,6 +78,11 @@ class Layout:
             return path.relative_to(self.studies).as_posix()
         except ValueError:
             return path.name
+
+
+def revision_name(number: int, ext: str) -> str:
+    """``<n>.<ext>``; a label that is JSON itself makes way for its own description ``<n>.json``."""
+    return f"{number}.label{ext}" if ext.lower() == ".json" else f"{number}{ext}"
 
 
 def label_name(image_id: str, ext: str) -> str:

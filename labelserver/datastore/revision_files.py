@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelserver.datastore.layout import Layout
+from labelserver.datastore.layout import Layout, revision_name
 from labelserver.datastore.plain_json import plain_object
 from labelserver.domain.errors import InvalidId, StoredDataInvalid
 from labelserver.domain.ids import ImageId, Tag, parse_image_id, parse_tag
@@ -70,7 +70,10 @@ def write(layout: Layout, revision: Revision, image: ImageRecord, series: str, f
     """Store `file` as this revision; synced when this returns."""
     atomic.place_together(
         layout.revision_folder(revision.image_id, revision.tag),
-        [(f"{revision.number}{revision.ext}", file), (f"{revision.number}.json", document_of(revision, image, series))],
+        [
+            (revision_name(revision.number, revision.ext), file),
+            (f"{revision.number}.json", document_of(revision, image, series)),
+        ],
     )
 
 
@@ -78,7 +81,7 @@ def write_unsynced(layout: Layout, revision: Revision, image: ImageRecord, serie
     """As `write`, for many at once: the caller syncs before it commits."""
     folder = layout.revision_folder(revision.image_id, revision.tag)
     for name, content in (
-        (f"{revision.number}{revision.ext}", file),
+        (revision_name(revision.number, revision.ext), file),
         (f"{revision.number}.json", document_of(revision, image, series)),
     ):
         atomic.copy_beside(content, folder / name).replace(folder / name)
@@ -88,7 +91,7 @@ def discard(layout: Layout, revision: Revision) -> None:
     """Take back a revision whose commit failed; its number was never shown to anybody."""
     folder = layout.revision_folder(revision.image_id, revision.tag)
     (folder / f"{revision.number}.json").unlink(missing_ok=True)
-    (folder / f"{revision.number}{revision.ext}").unlink(missing_ok=True)
+    (folder / revision_name(revision.number, revision.ext)).unlink(missing_ok=True)
 
 
 def mark_removed(layout: Layout, image_id: ImageId, tag: Tag, number: int) -> None:
@@ -147,7 +150,7 @@ def _read(path: Path, names: set[str]) -> StoredRevision:
         series = str(place["series"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidId) as error:
         raise StoredDataInvalid("This description of a label revision is damaged; the revision is not used.") from error
-    data = path.with_name(f"{revision.number}{revision.ext}")
+    data = path.with_name(revision_name(revision.number, revision.ext))
     if data.name not in names or data.stat().st_size != revision.size_bytes:
         raise StoredDataInvalid("The voxels of this label revision are missing or cut short; it is not used.")
     return StoredRevision(revision, image, series, f"{revision.number}.removed" in names)
