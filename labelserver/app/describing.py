@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labelserver import settings as settings_module
 from labelserver.app.label_app import LabelApp
 from labelserver.app.loading import code_hash
 from labelserver.app.self_description import app_info
@@ -65,6 +66,14 @@ def _local_store(app: LabelApp) -> JsonObject | None:
     store = app.datastore()
     if type(store) is not LocalDatastore:
         return None
-    if type(app).init_datastore is LabelApp.init_datastore:
-        return {}
-    return plain_object(store.arguments)
+    settings = settings_module.current()
+    usual = {
+        "datastore_path": str(Path(app.studies).absolute()),
+        "images_dir": ".",
+        "labels_dir": "labels",
+        "datastore_config": "datastore_v2.json",
+        "extensions": list(settings.datastore_file_ext),
+        "read_only": settings.datastore_read_only,
+    }
+    chosen = {key: value for key, value in store.arguments.items() if key != "auto_reload"}
+    return {} if chosen == usual else {**store.arguments}

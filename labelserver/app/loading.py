@@ -7,22 +7,22 @@ is first on `sys.path` meanwhile and last afterwards, for modules that are impor
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from labelserver import __version__
+from labelserver.app.code_hash import code_hash
 from labelserver.app.label_app import LabelApp
 from labelserver.app.peer_imports import answer_peer_imports
 from labelserver.domain.errors import AppLoadFailed, LabelServerError
+
+__all__ = ["code_hash", "load_app"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +64,6 @@ def load_app(app_dir: Path, studies: str, conf: dict[str, str]) -> LabelApp:
             raise AppLoadFailed(_sentence(error, app_dir), app=app_dir.name) from error
     logger.info("app loaded", extra={"app": app_dir.name, "app_class": cls.__name__})
     return app
-
-
-def code_hash(app_dir: Path, conf: Mapping[str, str]) -> str:
-    """64 hex digits over main.py, lib/, `conf` and this package's version: what a kept description belongs to."""
-    digest = hashlib.sha256(json.dumps([__version__, dict(conf)], sort_keys=True).encode())
-    root = Path(app_dir)
-    for path in [root / "main.py", *sorted((root / _LIBRARY).rglob("*"))]:
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _tell_children(app_dir: Path) -> None:
