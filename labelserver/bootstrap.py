@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labelserver.app.loading import code_hash
+from labelserver.app.code_hash import code_hash
 from labelserver.contracts.datastore import Datastore
 from labelserver.contracts.engine import Engine
 from labelserver.contracts.model_store import ModelStore
