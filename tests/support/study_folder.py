@@ -29,7 +29,7 @@ def put_label(
     path: Path, value: int = 1, *, affine: NDArray[np.float64] = AFFINE, shape: Sequence[int] = SHAPE
 ) -> Path:
     """A label at `path` whose first half is `value`."""
-    voxels = np.zeros(tuple(shape), np.uint8)
+    voxels = np.zeros(tuple(shape), np.uint8 if value < 256 else np.uint16)
     voxels[: shape[0] // 2] = value
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, voxels, affine, compress=True)
