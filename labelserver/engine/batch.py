@@ -62,7 +62,7 @@ class Batch:
             await self._work(events)
         except LabelServerError as error:
             reason = JobReason.DISK_FULL if error.code == "DiskFull" else JobReason.APP_ERROR
-            logger.error("batch inference failed: job_id=%s %s", self._spec.job_id, error.message)
+            logger.error("batch inference failed", extra={"job_id": self._spec.job_id, "error": error.message})
             events.write(Signal.FAILED, {"reason": reason.value, "message": error.message}, sync=True)
         finally:
             events.close()

@@ -17,21 +17,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
 import signal
 import time
 import uuid
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from labelserver.domain.errors import IllegalTransition, JobNotFound, LabelServerError, QueueFull, StorageFailed
+from labelserver.domain.errors import IllegalTransition, JobNotFound, QueueFull, StorageFailed
 from labelserver.domain.ids import JobId
 from labelserver.domain.jobs import JobKind, JobRecord, JobSpec, JobState, Signal, next_state
 from labelserver.domain.json_types import JsonObject
+from labelserver.engine import job_steps
 from labelserver.engine.batch import Batch, BatchTools
 from labelserver.engine.job_folder import JobFolder, JobView
-from labelserver.storage.processes import identity_of, is_proven_dead, reap, send_signal, spawn_detached
+from labelserver.storage.processes import is_proven_dead, reap, send_signal
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +106,12 @@ class LocalJobs:
         running = [job for job in self._jobs.values() if job.task is not None]
         for job in running:
             if leave_jobs and job.batch is None:
-                logger.info("job is left running: job_id=%s task=%s", job.job_id, job.record.spec.task)
+                logger.info("job is left running", extra={"job_id": job.job_id, "task": job.record.spec.task})
                 job.task.cancel()  # type: ignore[union-attr]  # filtered above
             else:
                 logger.info(
-                    "job is suspended at its next step and resumed at the next start: job_id=%s task=%s",
-                    job.job_id,
-                    job.record.spec.task,
+                    "job is suspended at its next step and resumed at the next start",
+                    extra={"job_id": job.job_id, "task": job.record.spec.task},
                 )
                 await self._ask_to_end(job, Signal.SUSPEND_ASKED)
         tasks = [job.task for job in running if job.task is not None]
@@ -139,9 +137,9 @@ class LocalJobs:
                 raise QueueFull(f"{len(unfinished)} {kind.value} jobs are waiting already. Try again later.")
             spec = JobSpec(JobId(str(uuid.uuid4())), kind, task, params, person, time.time())
             view = JobView(JobFolder(self._root / spec.job_id), spec)
-            await asyncio.to_thread(_create, view)
+            await asyncio.to_thread(job_steps.create, view)
             job = self._jobs[spec.job_id] = _Job(view)
-        logger.info("job submitted: job_id=%s kind=%s task=%s", job.job_id, kind.value, task)
+        logger.info("job submitted", extra={"job_id": job.job_id, "kind": kind.value, "task": task})
         self._pump(kind)
         return job.record
 
@@ -199,7 +197,7 @@ class LocalJobs:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             job.broken = True
-            logger.error("job cannot be followed: job_id=%s %s", job.job_id, error, exc_info=error)
+            logger.error("job cannot be followed", extra={"job_id": job.job_id, "error": error}, exc_info=error)
         self._settle(job)
         self._pump(job.record.spec.kind)
 
@@ -207,7 +205,7 @@ class LocalJobs:
         if job.record.state.is_final and job.task is None and not job.final.is_set():
             job.final.set()
             logger.info(
-                "job ended: job_id=%s state=%s message=%s", job.job_id, job.record.state.value, job.record.message
+                "job ended", extra={"job_id": job.job_id, "state": job.record.state.value, "reason": job.record.message}
             )
 
     async def _ask_to_end(self, job: _Job, wish: Signal) -> None:
@@ -219,7 +217,13 @@ class LocalJobs:
             if job.record.state.is_final or job.task is None:
                 return  # it ended a moment ago, or nothing runs that could be asked
         else:
-            await asyncio.to_thread(_say, job.view, wish, {})
+            try:
+                await asyncio.to_thread(job_steps.say, job.view, wish, {})
+            except StorageFailed as error:
+                if job.task is None:
+                    raise
+                # A full disk must not keep a job from being stopped: the signal does without the line.
+                logger.error("wish is not written down", extra={"job_id": job.job_id, "error": error.message})
         if job.task is None:
             return
         job.kill_at = job.kill_at or time.monotonic() + self._grace_s
@@ -236,19 +240,19 @@ class LocalJobs:
             return
         if job.record.spec.kind is JobKind.BATCH_INFER:
             await asyncio.to_thread(job.folder.prepare_start, self._settings)
-            await asyncio.to_thread(_say, job.view, Signal.STARTED, {})
+            await asyncio.to_thread(job_steps.say, job.view, Signal.STARTED, {})
             if job.record.state is JobState.STARTING:
                 await self._follow_batch(job)
             return
         try:
-            job.child_pid = await asyncio.to_thread(_start_runner, job.view, self._command, self._settings)
+            job.child_pid = await asyncio.to_thread(job_steps.start_runner, job.view, self._command, self._settings)
         except (OSError, StorageFailed) as error:
-            await asyncio.to_thread(_say, job.view, Signal.STARTED, {})
+            await asyncio.to_thread(job_steps.say, job.view, Signal.STARTED, {})
             message = f"The job's process could not be started: {error}."
-            await asyncio.to_thread(_say, job.view, Signal.LOST, {"message": message})
+            await asyncio.to_thread(job_steps.say, job.view, Signal.LOST, {"message": message})
             return
         if job.child_pid is not None:
-            logger.info("job started: job_id=%s pid=%d", job.job_id, job.child_pid)
+            logger.info("job started", extra={"job_id": job.job_id, "pid": job.child_pid})
             await self._follow(job)
 
     async def _until_predecessor_ended(self, job: _Job) -> None:
@@ -260,7 +264,7 @@ class LocalJobs:
         kill_at = time.monotonic() + self._grace_s
         while not is_proven_dead(owner):
             if time.monotonic() > kill_at:
-                await asyncio.to_thread(_kill, job.folder)
+                await asyncio.to_thread(job_steps.kill, job.folder)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _follow(self, job: _Job) -> None:
@@ -276,13 +280,13 @@ class LocalJobs:
             if ended is not None:
                 return
             if owner is None or dead:
-                await asyncio.to_thread(_mark_lost, job.view)
+                await asyncio.to_thread(job_steps.mark_lost, job.view)
                 return
             if job.kill_at is not None and not signalled:
                 signalled = send_signal(owner, signal.SIGTERM)
             if job.kill_at is not None and time.monotonic() > job.kill_at:
-                logger.warning("job did not end in time and is killed: job_id=%s", job.job_id)
-                await asyncio.to_thread(_kill, job.folder)
+                logger.warning("job did not end in time and is killed", extra={"job_id": job.job_id})
+                await asyncio.to_thread(job_steps.kill, job.folder)
                 job.kill_at = time.monotonic() + self._grace_s
             if signalled:
                 await asyncio.sleep(LOOK_EVERY_S)
@@ -314,25 +318,31 @@ class LocalJobs:
         for model, version in dict.fromkeys(job.record.versions):
             if (model, version) in done or (model, version) in job.undecidable:
                 continue
-            try:
-                await asyncio.to_thread(self._on_version, model, version)
-                await asyncio.to_thread(job.folder.write_decided, model, version)
-            except (LabelServerError, OSError) as error:
+            deciding = asyncio.ensure_future(asyncio.to_thread(self._hand_over, job.folder, model, version))
+            await asyncio.wait([deciding])  # whatever it raises, the job must be followed to its end
+            error = deciding.exception()
+            if error is not None:
                 job.undecidable.add((model, version))  # tried again at the next start
                 logger.error(
-                    "version is not decided: job_id=%s model=%s version=%d %s", job.job_id, model, version, error
+                    "version is not decided",
+                    extra={"job_id": job.job_id, "model": model, "version": version, "error": error},
+                    exc_info=error,
                 )
+
+    def _hand_over(self, folder: JobFolder, model: str, version: int) -> None:
+        self._on_version(model, version)
+        folder.write_decided(model, version)
 
     # --- jobs of earlier servers -------------------------------------------------------------------------------------
 
     async def _adopt_all(self) -> None:
         try:
-            for view in await asyncio.to_thread(_read_all, self._root):
+            for view in await asyncio.to_thread(job_steps.read_all, self._root):
                 self._jobs[view.job_id] = _Job(view)
             for job in list(self._jobs.values()):
                 await self._adopt(job)
         except StorageFailed as error:
-            logger.error("the jobs of earlier servers could not be taken up: %s", error.message)
+            logger.error("the jobs of earlier servers could not be taken up", extra={"error": error.message})
         finally:
             self._adopted.set()
         for kind in JobKind:
@@ -347,83 +357,15 @@ class LocalJobs:
         if job.record.spec.kind is JobKind.BATCH_INFER:
             stopping = job.record.state is JobState.STOPPING
             wish = Signal.LOST if stopping else Signal.SUSPEND_ASKED  # it ran in a server that is gone
-            await asyncio.to_thread(_say, job.view, wish, {"message": "The server ended."})
+            await asyncio.to_thread(job_steps.say, job.view, wish, {"message": "The server ended."})
             self._settle(job)
             return
         owner = await asyncio.to_thread(job.folder.owner)
         if owner is None and job.record.state is JobState.STARTING:
             # Its runner was never let go, so nothing ran: it starts again like a suspended one.
-            await asyncio.to_thread(_say, job.view, Signal.SUSPEND_ASKED, {})
+            await asyncio.to_thread(job_steps.say, job.view, Signal.SUSPEND_ASKED, {})
             return
         if job.record.state is JobState.STOPPING:  # asked by a server that may not have lived to send the signal
             job.kill_at = time.monotonic() + self._grace_s
-        logger.info("job of an earlier server: job_id=%s state=%s", job.job_id, job.record.state.value)
+        logger.info("job of an earlier server", extra={"job_id": job.job_id, "state": job.record.state.value})
         self._launch(job, self._follow(job))
-
-
-# --- what a thread does, because it waits for the disk ----------------------------------------------------------------
-
-
-def _create(view: JobView) -> None:
-    view.folder.create(view.record.spec)
-    _say(view, Signal.SUBMITTED, {})
-    _say(view, Signal.LOG, {"line": f"Queued: {view.record.spec.kind.value} {view.record.spec.task}."})
-
-
-def _say(view: JobView, wish: Signal, data: JsonObject) -> None:
-    view.folder.say(wish, data, not_before_ts=view.last_ts)
-    view.refresh()
-
-
-def _start_runner(view: JobView, command: tuple[str, ...], settings: JsonObject) -> int | None:
-    """Start the runner, write down who it is, and only then let it go: without the word "go" it ends at once.
-
-    Returns:
-        Its pid; None if the job was stopped before it started.
-    """
-    view.folder.prepare_start(settings)
-    _say(view, Signal.STARTED, {})
-    if view.record.state is not JobState.STARTING:
-        return None
-    go_read, go_write = os.pipe()
-    try:
-        pid = spawn_detached([*command, str(view.folder.path)], go_read, view.folder.log_file)
-        identity = identity_of(pid)
-        if identity is not None:
-            view.folder.write_owner(identity)
-            os.write(go_write, b"go\n")
-        return pid
-    finally:
-        os.close(go_read)
-        os.close(go_write)
-
-
-def _mark_lost(view: JobView) -> None:
-    """Nobody waits for the job's process any more: end what is left of it, and say so."""
-    _kill(view.folder)
-    message = "The job's processes are gone and left no record of how they ended; start it again."
-    _say(view, Signal.LOST, {"message": message})
-
-
-def _kill(folder: JobFolder) -> None:
-    process = folder.process()
-    if process is not None:
-        send_signal(process, signal.SIGKILL, group=True)
-
-
-def _read_all(root: Path) -> list[JobView]:
-    """The jobs below `root`, oldest first. A folder without a spec was never promised to anybody and is removed."""
-    views = []
-    for path in sorted(root.iterdir()) if root.is_dir() else []:
-        folder = JobFolder(path)
-        try:
-            view = JobView(folder, folder.spec())
-        except LabelServerError as error:
-            if not (path / "spec.json").exists():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                logger.warning("job folder is passed over: %s", error.message)
-            continue
-        view.refresh()
-        views.append(view)
-    return sorted(views, key=lambda view: view.record.spec.created_ts)

@@ -69,7 +69,10 @@ class Listener:
             async with asyncio.timeout(HELLO_TIMEOUT_S):
                 frame = await stream.read()
         except (MalformedFrame, TimeoutError) as error:
-            logger.warning("dropped a connection that did not greet as a worker: %s", error or "no greeting in time")
+            logger.warning(
+                "dropped a connection that did not greet as a worker",
+                extra={"error": str(error) or "no greeting in time"},
+            )
             stream.close()
             return
         token = frame.header.get("token") if frame is not None and frame.header.get("kind") == "hello" else None

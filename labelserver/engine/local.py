@@ -236,7 +236,7 @@ class LocalEngine:
         try:
             await lead.call("on_init_complete", {}, ON_INIT_TIMEOUT_S)
         except LabelServerError as error:
-            logger.error("the app's on_init_complete failed: %s", error.message)
+            logger.error("the app's on_init_complete failed", extra={"error": error.message})
 
     def _discard(self, answer: InferAnswer) -> None:
         if answer.file is not None:
@@ -257,7 +257,7 @@ class LocalEngine:
         try:
             atomic.write_json(self._description_file, kept.to_json())
         except LabelServerError as error:
-            logger.warning("the app's description is not kept for the next start: %s", error.message)
+            logger.warning("the app's description is not kept for the next start", extra={"error": error.message})
 
     @property
     def _description_file(self) -> Path:

@@ -121,18 +121,20 @@ class Worker:
                 description = await process.start()
             except AppLoadFailed as error:
                 self._error = error
-                logger.error("the app could not be loaded: worker=%s %s", self.name, error.message)
+                logger.error("the app could not be loaded", extra={"worker": self.name, "error": error.message})
                 self._owner.app_failed(self, error)
                 await self._until_worth_a_try(stamp)
                 self._error = None
                 continue
             except WorkerDied as error:
                 self._last_death = f"{error.message} It is tried again."
-                logger.error("the worker died while it started: worker=%s %s", self.name, error.message)
+                logger.error("the worker died while it started", extra={"worker": self.name, "error": error.message})
             else:
                 born = time.monotonic()
                 self._ready, self._last_death = True, ""
-                logger.info("worker is ready: worker=%s after_s=%.1f", self.name, born - self._starting_since)
+                logger.info(
+                    "worker is ready", extra={"worker": self.name, "after_s": round(born - self._starting_since, 1)}
+                )
                 self._owner.worker_ready(self, description)
                 died = await self._until_gone_or_restart(process)
                 if not died:
@@ -156,7 +158,7 @@ class Worker:
         died = process.gone.is_set()
         idle = self._leave_service()
         if not died:
-            logger.info("worker is restarted: worker=%s", self.name)
+            logger.info("worker is restarted", extra={"worker": self.name})
             with contextlib.suppress(TimeoutError):  # what runs may finish
                 await asyncio.wait_for(idle.wait(), self._infer_timeout_s)
             await process.end()
@@ -172,7 +174,7 @@ class Worker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._restart_asked.wait(), LOOK_EVERY_S)
             if await asyncio.to_thread(code_stamp, self._roots.app) != stamp:
-                logger.info("the app's files changed; it is loaded again: worker=%s", self.name)
+                logger.info("the app's files changed; it is loaded again", extra={"worker": self.name})
                 return
 
     async def run(self, request: InferRequest, cancelled: asyncio.Event) -> InferAnswer:
@@ -229,7 +231,9 @@ class Worker:
         await process.cancel(call)
         await asyncio.wait([call.answer], timeout=CANCEL_GRACE_S)
         if not call.answer.done():
-            logger.error("worker does not react to a cancel and is killed: worker=%s pid=%s", self.name, process.pid)
+            logger.error(
+                "worker does not react to a cancel and is killed", extra={"worker": self.name, "pid": process.pid}
+            )
             await process.kill()
             return
         with contextlib.suppress(LabelServerError):

@@ -135,7 +135,7 @@ class WorkerProcess:
         try:
             await self._stream.write(Frame(header))
         except ConnectionError:  # the reader sees the end too, and fails this call with what is known about it
-            logger.info("worker closed its stream: worker=%s", self.name)
+            logger.info("worker closed its stream", extra={"worker": self.name})
         except BaseException:
             self._calls.pop(call.call_id, None)
             raise
@@ -148,7 +148,7 @@ class WorkerProcess:
         try:
             await self._stream.write(Frame({"kind": "cancel", "id": call.call_id}))
         except ConnectionError:
-            logger.info("worker closed its stream: worker=%s", self.name)
+            logger.info("worker closed its stream", extra={"worker": self.name})
 
     async def end(self) -> None:
         """End the stream, wait a little for the process to leave, then kill what is left."""
@@ -159,7 +159,7 @@ class WorkerProcess:
                 if self._process is not None:
                     await self._process.wait()
         except TimeoutError:
-            logger.warning("worker did not leave in time and is killed: worker=%s pid=%s", self.name, self.pid)
+            logger.warning("worker did not leave in time and is killed", extra={"worker": self.name, "pid": self.pid})
         await self.kill()
 
     async def kill(self) -> None:
@@ -190,7 +190,7 @@ class WorkerProcess:
             raise WorkerDied(f"The worker process could not be started: {error.strerror or error}.") from error
         finally:
             os.close(log)
-        logger.info("worker started: worker=%s pid=%d", self.name, self._process.pid)
+        logger.info("worker started", extra={"worker": self.name, "pid": self._process.pid})
         greeting = {**self._plan.greeting, "worker": self.name, "socket": self._listener.path, "token": token}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(greeting).encode() + b"\n")
@@ -207,7 +207,7 @@ class WorkerProcess:
         assert self._process is not None
         await self._process.wait()
         self._kill_group()  # children that it left behind; right now its number cannot belong to anybody else
-        logger.info("worker ended: worker=%s %s", self.name, self._how_it_ended())
+        logger.info("worker ended", extra={"worker": self.name, "how": self._how_it_ended()})
         if self._stream is None:
             self._fail_all()
         # With a stream, its reader drains what the worker still sent and then fails the rest.
@@ -217,7 +217,7 @@ class WorkerProcess:
             while (frame := await stream.read()) is not None:
                 self._take(frame.header)
         except MalformedFrame as error:
-            logger.error("dropped the worker, which broke the protocol: worker=%s %s", self.name, error)
+            logger.error("dropped the worker, which broke the protocol", extra={"worker": self.name, "error": error})
         stream.close()
         if self._process is not None and self._process.returncode is None:
             # A worker without a stream is of no use; give a crashing one the time to leave its own exit status.

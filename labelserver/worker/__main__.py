@@ -13,14 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from labelserver.storage.log_lines import EventFormatter
+
 USAGE = "usage: python -m labelserver.worker serve | run-job FOLDER | job FOLDER"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit status; 2 for arguments that make no sense."""
     faulthandler.enable()
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    to_stderr = logging.StreamHandler()
+    to_stderr.setFormatter(EventFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
+    logging.captureWarnings(True)
     match list(arguments):
         case ["serve"]:
             return int(_part("serving").serve(_part("loading").AppLoader()))

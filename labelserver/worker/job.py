@@ -74,8 +74,9 @@ class Job:
             with watched_by(self._progress), self._surroundings(self._roots):
                 result = work(app, self._spec)
         except BaseException as error:  # the user's code, which may even call sys.exit
-            logger.error("%s", as_error(error, speaker).message, exc_info=error)
-            self._fail(reason_of(error), as_error(error, speaker).message)
+            message = as_error(error, speaker).message
+            logger.error("job failed", extra={"error": message}, exc_info=error)
+            self._fail(reason_of(error), message)
             return FAILED_STATUS
         self._finish(result)
         return 0

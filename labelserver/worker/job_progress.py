@@ -14,6 +14,7 @@ from typing import Any
 
 from labelserver.domain.jobs import DETAIL_LINES, Signal
 from labelserver.engine.job_folder import EventWriter, JobFolder
+from labelserver.storage.log_lines import with_fields
 from labelserver.worker.plain import plain_object
 
 #: seconds between looks into ``control.jsonl``.
@@ -103,4 +104,4 @@ class LogToEvents(logging.Handler):
             self._second, self._lines = second, 0
         self._lines += 1
         if self._lines <= DETAIL_LINES:
-            self._progress.log(record.getMessage())
+            self._progress.log(with_fields(record))

@@ -59,7 +59,7 @@ class Runner:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
         except OSError as error:
-            logger.error("the job's process could not be started: %s", error)
+            logger.error("the job's process could not be started", extra={"error": error})
             return NOT_STARTED
         with child:
             identity = identity_of(child.pid)

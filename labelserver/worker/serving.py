@@ -17,6 +17,7 @@ import logging
 import os
 import queue
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -219,9 +220,9 @@ class Serving:
         except (Exception, SystemExit) as error:  # the user's code; the traceback is for the log
             failure = as_error(error, calls.speaker(request.method, request.params))
             if isinstance(error, LabelServerError) and not isinstance(error, AppFailed | StorageFailed):
-                logger.info("request refused: method=%s %s", request.method, failure.message)
+                logger.info("request refused", extra={"method": request.method, "error": failure.message})
             else:
-                logger.exception("request failed: method=%s", request.method)
+                logger.exception("request failed", extra={"method": request.method})
             memory_full = isinstance(failure, DeviceMemoryFull)
         else:
             self._succeed(request, result)
@@ -256,13 +257,16 @@ class Serving:
                 else:
                     raise MalformedFrame(f"A server does not send messages of the kind {frame.header.get('kind')!r}.")
         except MalformedFrame as error:
-            logger.error("the server broke the protocol: %s", error)
+            logger.error("the server broke the protocol", extra={"error": error})
         except OSError as error:
-            logger.error("the stream failed: %s", error)
+            logger.error("the stream failed", extra={"error": error})
         self._lanes.close()
-        threading.main_thread().join(LEAVE_TIMEOUT_S)  # a clean end, where the main thread is not busy
-        logging.shutdown()
-        os._exit(0)
+        threading.main_thread().join(LEAVE_TIMEOUT_S)
+        if threading.main_thread().is_alive():  # busy with what nobody waits for
+            logging.shutdown()
+            if os.getpgrp() == os.getpid():  # as started by the server: its children go with it
+                os.killpg(os.getpgrp(), signal.SIGKILL)
+            os._exit(0)
 
 
 def serve(loader: Loader) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labelserver.domain.errors import IllegalTransition, JobNotFound, QueueFull, StorageFailed
+from labelserver.domain.errors import DiskFull, IllegalTransition, JobNotFound, QueueFull, StorageFailed
 from labelserver.domain.ids import JobId
 from labelserver.domain.jobs import JobKind, JobReason, JobState, Signal
 from labelserver.engine.job_folder import JobFolder
@@ -151,6 +151,21 @@ async def test_a_job_that_does_not_listen_is_killed_after_the_grace_time(place):
         assert json.loads((folder_of(place, record).path / "exit.json").read_text())["data"] == {"returncode": -9}
 
 
+async def test_a_full_disk_does_not_keep_a_job_from_being_stopped(place, monkeypatch):
+    async with place.running(ready=False) as engine:
+        record = await submit(engine, steps=100, meet={"2": "x"})
+        await place.at("x")
+
+        def full(*args, **kwargs):
+            raise DiskFull("No space left.")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(JobFolder, "say", full)
+            await engine.jobs.stop(record.spec.job_id)
+            await until("the job hears the signal", (place.roots.studies / "cancelled-x").exists)
+        assert (await finished(engine, record)).state.is_final
+
+
 async def test_a_job_that_still_loads_the_app_is_stopped_at_once(place):
     (place.roots.app / "load-barrier").touch()
     async with place.running(ready=False) as engine:
@@ -214,9 +229,10 @@ async def test_each_version_is_handed_over_once_and_before_the_job_is_done(place
         assert place.versions == [("lineage", 7)], "not again after a restart"
 
 
-async def test_a_version_that_could_not_be_decided_is_handed_over_at_the_next_start(place):
+@pytest.mark.parametrize("error", [StorageFailed("The disk is away."), ZeroDivisionError("a defect")])
+async def test_a_version_that_could_not_be_decided_is_handed_over_at_the_next_start(place, error):
     def fail(model, version):
-        raise StorageFailed("The disk is away.")
+        raise error
 
     engine = place.engine()
     engine._jobs._on_version = fail
