@@ -59,7 +59,10 @@ def test_a_smooth_object_keeps_its_place_through_another_spacing() -> None:
     image = image_of(shape, affine)
     image = MetaTensor(torch.as_tensor(20.0 - distance)[None].float(), meta=image.meta)
     data: dict[Any, Any] = {"image": image}
-    for step in (Orientationd(keys="image", axcodes="RAS", labels=AXES), Spacingd(keys="image", pixdim=(3.0, 3.0, 3.0))):
+    for step in (
+        Orientationd(keys="image", axcodes="RAS", labels=AXES),
+        Spacingd(keys="image", pixdim=(3.0, 3.0, 3.0)),
+    ):
         data = step(data)
     scores = data["image"].as_tensor()
     data["pred"] = torch.cat([torch.zeros_like(scores), scores])

@@ -1,0 +1,103 @@
+"""Choosing the next image: fair, deterministic where it should be, and recorded."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labelserver.contracts.datastore import Datastore
+from labelserver.domain.errors import TaskFailed
+from labelserver.tasks.base import Strategy
+from labelserver.tasks.strategies import READY_MADE, Epistemic, First, HighestScore, Last, Random, choose_next
+from tests.fakes.memory_datastore import MemoryDatastore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> MemoryDatastore:
+    made = MemoryDatastore(tmp_path / "store")
+    for name in ("b", "a", "c", "done"):
+        file = tmp_path / f"{name}.nii.gz"
+        file.write_bytes(b"x")
+        made.add_image(name, str(file), {"name": file.name})
+    label = tmp_path / "label.nii.gz"
+    label.write_bytes(b"y")
+    made.save_label("done", str(label), "final", {})
+    return made
+
+
+def test_first_and_last_go_by_name_and_skip_what_is_done(store: MemoryDatastore) -> None:
+    assert First()({}, store) == {"id": "a"}
+    assert Last()({}, store) == {"id": "c"}
+
+
+def test_random_reaches_every_unlabeled_image_and_reports_the_chosen_ones_weight(store: MemoryDatastore) -> None:
+    store.update_image_info("a", {"strategy": {"random": {"ts": int(time.time()) - 50}}})
+    store.update_image_info("b", {"strategy": {"random": {"ts": int(time.time()) + 10}}})
+    store.update_image_info("c", {"strategy": {"random": {"ts": int(time.time()) - 50}}})
+    seen: dict[str, int] = {}
+    for _ in range(200):
+        answer = Random()({}, store)
+        assert answer is not None
+        seen[answer["id"]] = answer["weight"]
+    assert {"a", "c"} <= set(seen) <= {"a", "b", "c"}
+    assert seen["a"] in (50, 51, 52)
+    assert seen.get("b", 1) == 1
+
+
+def test_the_best_score_wins_and_top_k_rotate(store: MemoryDatastore) -> None:
+    for name, score in (("a", 0.1), ("b", 0.9), ("c", 0.8)):
+        store.update_image_info(name, {"epistemic_entropy": score})
+    assert HighestScore(k=1)({}, store)["id"] == "b"  # type: ignore[index]
+    strategy = Epistemic(k=2)
+    served = [choose_next("epistemic", strategy, {}, store)["id"] for _ in range(2)]
+    assert served == ["b", "c"]
+    store.update_image_info("a", {"epistemic_entropy": float("nan")})
+    assert HighestScore(k=3)({}, store)["id"] == "b"  # type: ignore[index]
+
+
+def test_a_score_may_be_an_object_and_images_without_one_come_last(store: MemoryDatastore) -> None:
+    store.update_image_info("c", {"my_score": {"score": 0.2, "ts": 1}})
+    answer = HighestScore(key="my_score")({}, store)
+    assert answer is not None
+    assert (answer["id"], answer["my_score"]["score"]) == ("c", 0.2)
+    assert HighestScore(key="nobody_has_it")({}, store) == {"id": "a"}
+
+
+@pytest.mark.parametrize("cls", list(READY_MADE.values()))
+def test_when_nothing_is_left_the_answer_is_empty(cls: type[Strategy], tmp_path: Path) -> None:
+    assert choose_next("s", cls(), {}, MemoryDatastore(tmp_path)) == {}
+
+
+class BareId(Strategy):
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> str:
+        return "b"
+
+
+def test_r31_a_bare_id_becomes_a_document_with_path_and_name(store: MemoryDatastore) -> None:
+    store.update_image_info("b", {"age": 50})
+    answer = choose_next("mine", BareId(), {"client_id": "anna"}, store)
+    assert (answer["id"], answer["name"], answer["age"]) == ("b", "b.nii.gz", 50)
+    assert answer["path"] == store.get_image_uri("b")
+    assert BareId().info() == {"description": "BareId"}
+
+
+def test_every_choice_is_recorded_with_time_and_client(store: MemoryDatastore) -> None:
+    choose_next("mine", BareId(), {"client_id": "anna"}, store)
+    choose_next("first", First(), {}, store)
+    choose_next("other", BareId(), {}, store)
+    history = store.get_image_info("b")["strategy"]
+    assert history["mine"]["client_id"] == "anna"
+    assert abs(history["mine"]["ts"] - time.time()) < 60
+    assert set(history) == {"mine", "other"}
+
+
+def test_another_answer_is_an_error_that_names_the_strategy(store: MemoryDatastore) -> None:
+    class Odd(Strategy):
+        def __call__(self, request: dict[str, Any], datastore: Datastore) -> Any:
+            return {"image": "b"}
+
+    with pytest.raises(TaskFailed, match="The strategy odd must answer an image id"):
+        choose_next("odd", Odd(), {}, store)
