@@ -8,7 +8,8 @@ import shutil
 import signal
 from pathlib import Path
 
-from labelserver.domain.errors import LabelServerError
+from labelserver.domain.errors import InvalidId, LabelServerError
+from labelserver.domain.ids import parse_job_id
 from labelserver.domain.jobs import JobState, Signal
 from labelserver.domain.json_types import JsonObject
 from labelserver.engine.job_folder import JobFolder, JobView
@@ -68,9 +69,16 @@ def kill(folder: JobFolder) -> None:
 
 
 def read_all(root: Path) -> list[JobView]:
-    """The jobs below `root`, oldest first. A folder without a spec was never promised to anybody and is removed."""
+    """The jobs below `root`, oldest first.
+
+    A job's folder without a spec was never promised to anybody and is removed; what is not named as a job is not ours.
+    """
     views = []
     for path in sorted(root.iterdir()) if root.is_dir() else []:
+        try:
+            parse_job_id(path.name)
+        except InvalidId:
+            continue
         folder = JobFolder(path)
         try:
             view = JobView(folder, folder.spec())

@@ -475,15 +475,18 @@ async def test_a_torn_event_line_costs_that_line_alone(place):
 
 async def test_folders_that_were_never_promised_are_swept_and_damaged_ones_are_left_alone(place):
     jobs = place.roots.app / "jobs"
-    (jobs / "half").mkdir(parents=True)
-    (jobs / "half" / ".tmp-1").touch()
-    (jobs / "damaged").mkdir()
-    (jobs / "damaged" / "spec.json").write_text("{")
+    half, damaged = (jobs / f"3f2b8c1e-0000-4000-8000-00000000000{number}" for number in (1, 2))
+    half.mkdir(parents=True)
+    (half / ".tmp-1").touch()
+    damaged.mkdir()
+    (damaged / "spec.json").write_text("{")
+    (jobs / "notes of a person").mkdir()
     async with place.running(ready=False) as engine:
         assert (await finished(engine, await submit(engine))).state is JobState.DONE
         assert len(engine.jobs.list()) == 1
-    assert not (jobs / "half").exists()
-    assert (jobs / "damaged" / "spec.json").exists()
+    assert not half.exists()
+    assert (damaged / "spec.json").exists()
+    assert (jobs / "notes of a person").exists()
 
 
 async def test_an_unknown_job_is_not_found(place):
