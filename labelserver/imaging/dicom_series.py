@@ -12,17 +12,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
 from labelserver.domain.errors import UnreadableFile
 from labelserver.domain.geometry import Grid
+from labelserver.imaging.late import LateModule
 from labelserver.imaging.limits import MAX_VOLUME_BYTES, unreadable
 from labelserver.imaging.volume import LPS_TO_RAS, Volume, affine_of
+
+if TYPE_CHECKING:
+    import pydicom
+else:
+    pydicom = LateModule("pydicom")
 
 #: share of the slice step by which a slice may lie off its place; scanners round positions to 1e-6 mm or to 0.01 mm.
 STEP_TOLERANCE = 0.05
@@ -88,7 +92,7 @@ def find_series(folder: Path, names: Sequence[str] | None = None) -> list[Series
     for path in paths:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
-        except (InvalidDicomError, OSError, ValueError, KeyError, EOFError, TypeError, AttributeError):
+        except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError, EOFError, TypeError, AttributeError):
             broken.append(path)
             continue
         uid = str(header.get("SeriesInstanceUID", "")) or "unnamed"
@@ -125,7 +129,7 @@ def read_series(files: SeriesFiles) -> Volume:
 
 def _pixels(path: Path, shape: tuple[int, int]) -> tuple[NDArray[Any], float, float]:
     """(rows, columns) as int32, rescale slope and intercept."""
-    with unreadable(path, "DICOM", InvalidDicomError, RuntimeError, NotImplementedError, AttributeError):
+    with unreadable(path, "DICOM", pydicom.errors.InvalidDicomError, RuntimeError, NotImplementedError, AttributeError):
         dataset = pydicom.dcmread(path)
         pixels = dataset.pixel_array
         slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))

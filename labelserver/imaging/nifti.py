@@ -8,20 +8,28 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from labelserver.domain.errors import UnreadableFile
 from labelserver.domain.geometry import Grid
+from labelserver.imaging.late import LateModule
 from labelserver.imaging.limits import check_declared, unreadable
 from labelserver.imaging.volume import Volume, three_axes
 
-_FOREIGN = (ImageFileError, HeaderDataError, gzip.BadGzipFile, zlib.error)
+if TYPE_CHECKING:
+    import nibabel as nib
+else:
+    nib = LateModule("nibabel")
+
+
+def _foreign() -> tuple[type[Exception], ...]:
+    """What nibabel and the decompressors raise on a damaged file."""
+    nibabel_errors = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
+    return (*nibabel_errors, gzip.BadGzipFile, zlib.error)
+
 
 #: gzip level; 6 costs three times the time of 1 for a tenth fewer bytes on CT and on masks.
 _COMPRESS_LEVEL = 1
@@ -36,7 +44,7 @@ def read(path: Path) -> Volume:
     """Voxels in the stored dtype, or float64 where the header scales them."""
     image = _open(path)
     grid = _grid(path, image)
-    with unreadable(path, "NIfTI", *_FOREIGN):
+    with unreadable(path, "NIfTI", *_foreign()):
         voxels: NDArray[Any] = np.asanyarray(image.dataobj)
     return Volume(voxels.reshape((*grid.shape, *_channels(image.shape))), grid)
 
@@ -47,7 +55,7 @@ def check_whole(path: Path) -> None:
     _grid(path, image)
     expected = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
     found = 0
-    with unreadable(path, "NIfTI", *_FOREIGN), _stream(path) as stream:
+    with unreadable(path, "NIfTI", *_foreign()), _stream(path) as stream:
         while chunk := stream.read(1 << 20):
             found += len(chunk)
     if found < expected:
@@ -73,7 +81,7 @@ def write(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64], *, comp
 
 def _open(path: Path) -> Any:
     """The header; nibabel reads no voxel yet. nibabel is untyped."""
-    with unreadable(path, "NIfTI", *_FOREIGN):
+    with unreadable(path, "NIfTI", *_foreign()):
         image = nib.load(path, mmap=False)
         if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is a Nifti1Image
             raise UnreadableFile(f"{path.name} is not a NIfTI file, although its name says so.")
