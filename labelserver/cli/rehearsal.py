@@ -92,11 +92,14 @@ def running_server(app: Path, studies: Path, conf: dict[str, str], log: Path) ->
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
+    # Whoever ends the demo with SIGTERM ends the server, too.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until_ready(url, process, log)
         yield url
     finally:
+        signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
