@@ -1,6 +1,10 @@
 from typing import Callable, Sequence, Union
 
-from monai.apps.deepedit.transforms import AddGuidanceFromPointsDeepEditd, AddGuidanceSignalDeepEditd
+from monai.apps.deepedit.transforms import (
+    AddGuidanceFromPointsDeepEditd,
+    AddGuidanceSignalDeepEditd,
+    ResizeGuidanceMultipleLabelDeepEditd,
+)
 from monai.inferers import Inferer, SimpleInferer
 from monai.transforms import (
     Activationsd,
@@ -56,6 +60,7 @@ class DeepEdit(BasicInferTask):
                 [
                     AddGuidanceFromPointsDeepEditd(ref_image="image", guidance="guidance", label_names=self.labels),
                     Resized(keys="image", spatial_size=self.spatial_size, mode="area"),
+                    ResizeGuidanceMultipleLabelDeepEditd(guidance="guidance", ref_image="image"),
                 ]
             )
         else:
