@@ -41,7 +41,8 @@ class LabelServerError(Exception):
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        LabelServerError.registry[cls.__name__] = cls
+        if cls.__module__ == __name__:  # an error class of elsewhere is unknown to the process that would rebuild it
+            LabelServerError.registry[cls.__name__] = cls
 
     @property
     def code(self) -> str:
