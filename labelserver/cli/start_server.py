@@ -5,6 +5,7 @@ Option names are the peer's; each also takes dashes for underscores.
 
 from __future__ import annotations
 
+import gc
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,8 +103,11 @@ def start_server(
     if dryrun:
         _write_environment(settings)
         return
+    gc.disable()  # what is imported lives as long as the process; looking for garbage meanwhile costs a tenth of the start
     from labelserver.cli.serving import serve
 
+    gc.enable()
+    gc.freeze()
     options = {
         "ssl_keyfile": ssl_keyfile,
         "ssl_certfile": ssl_certfile,
