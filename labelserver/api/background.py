@@ -10,6 +10,7 @@ from anyio import to_thread
 
 from labelserver.api.context import table
 from labelserver.bootstrap import Server
+from labelserver.contracts.datastore import Datastore
 from labelserver.datastore.local import LocalDatastore
 from labelserver.datastore.watching import watch
 from labelserver.domain.errors import LabelServerError
@@ -29,11 +30,15 @@ async def watch_studies(server: Server) -> None:
     """Notice files that arrive or vanish, in whichever local store is in use."""
     if not server.settings.datastore_auto_reload:
         return
+
+    def store_in_use() -> Datastore:
+        return server.datastore  # may open the store that the app has just asked for, hence in a thread
+
     while True:
-        store = server.datastore
+        store = await to_thread.run_sync(store_in_use)
         task = asyncio.create_task(watch(store)) if isinstance(store, LocalDatastore) else None
         try:
-            while server.datastore is store:
+            while await to_thread.run_sync(store_in_use) is store:
                 await asyncio.sleep(LOOK_S)
                 if task is not None and task.done():
                     task.result()

@@ -42,7 +42,7 @@ class Images(StrEnum):
 
 
 @router.get("/batch/infer", summary="The running batch inference, else the last one")
-def batch_status(server: ServerOf, all: bool = False, check_if_running: bool = False) -> Response:
+async def batch_status(server: ServerOf, all: bool = False, check_if_running: bool = False) -> Response:
     return tasks.status_answer(server, JobKind.BATCH_INFER, every=all, only_running=check_if_running)
 
 

@@ -88,7 +88,8 @@ async def put_image_info(request: Request, server: ServerOf, image: ImageId) -> 
     async with receive_form(request, server.spool, server.settings.max_upload_bytes) as form:
         info = info_of(form, "info")
     info["user"] = person_of(request, info.get("client_id"))
-    await to_thread.run_sync(server.datastore.update_image_info, parse_image_id(image), info)
+    image_id = parse_image_id(image)
+    await to_thread.run_sync(lambda: server.datastore.update_image_info(image_id, info))
     return json_answer(None)
 
 

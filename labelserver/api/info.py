@@ -39,7 +39,7 @@ async def get_info(server: ServerOf) -> Response:
     if description is not None and description.local_store is None:
         document["datastore"] = await _status_of_other_store(server)
     else:
-        document["datastore"] = await to_thread.run_sync(server.datastore.status)
+        document["datastore"] = await to_thread.run_sync(lambda: server.datastore.status())
     document.update(await to_thread.run_sync(_server_state, server, description))
     return json_answer(document)
 

@@ -141,7 +141,7 @@ async def _merge_info(request: Request, server: Server, label: str, tag: str, na
     async with receive_form(request, server.spool, server.settings.max_upload_bytes) as form:
         info = info_of(form, name)
     info["user"] = person_of(request, info.get("client_id"))
-    await to_thread.run_sync(server.datastore.update_label_info, label_id, checked_tag, info)
+    await to_thread.run_sync(lambda: server.datastore.update_label_info(label_id, checked_tag, info))
     return json_answer(None)
 
 

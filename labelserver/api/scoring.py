@@ -18,7 +18,7 @@ router = APIRouter(tags=["Scoring"])
 
 
 @router.get("/scoring/", summary="The running scoring, else the last one")
-def scoring_status(server: ServerOf, all: bool = False, check_if_running: bool = False) -> Response:
+async def scoring_status(server: ServerOf, all: bool = False, check_if_running: bool = False) -> Response:
     return tasks.status_answer(server, JobKind.SCORING, every=all, only_running=check_if_running)
 
 

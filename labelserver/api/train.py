@@ -19,7 +19,7 @@ router = APIRouter(tags=["Training"])
 
 
 @router.get("/train/", summary="The running training, else the last one")
-def train_status(server: ServerOf, all: bool = False, check_if_running: bool = False) -> Response:
+async def train_status(server: ServerOf, all: bool = False, check_if_running: bool = False) -> Response:
     return tasks.status_answer(server, JobKind.TRAIN, every=all, only_running=check_if_running)
 
 

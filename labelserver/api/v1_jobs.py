@@ -15,13 +15,13 @@ router = APIRouter(prefix="/api/v1", tags=["Jobs"])
 
 
 @router.get("/jobs", summary="Jobs, oldest first", response_model=JobList)
-def list_jobs(server: ServerOf, kind: JobKind | None = None, state: JobState | None = None) -> Response:
+async def list_jobs(server: ServerOf, kind: JobKind | None = None, state: JobState | None = None) -> Response:
     records = [r for r in server.engine.jobs.list(kind) if state is None or r.state is state]
     return json_answer(JobList(jobs=[Job.from_domain(r) for r in records]).model_dump(mode="json"))
 
 
 @router.get("/jobs/{job_id}", summary="One job", response_model=Job)
-def get_job(server: ServerOf, job_id: str) -> Response:
+async def get_job(server: ServerOf, job_id: str) -> Response:
     record = server.engine.jobs.get(parse_job_id(job_id))
     return json_answer(Job.from_domain(record).model_dump(mode="json"))
 
