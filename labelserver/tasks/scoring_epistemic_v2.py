@@ -86,13 +86,17 @@ class EpistemicScoring(ScoringMethod):
             datastore: images and infos.
 
         Returns:
-            ``total``, ``skipped`` (scored before), ``executed``, ``failed`` (image id -> reason), ``latency`` in s.
+            ``total``, ``skipped`` (scored before, or all while the model has no weights), ``executed``, ``failed``
+            (image id -> reason), ``latency`` in s.
         """
         started = time.monotonic()
         limit = whole_number(request, "max_samples", self.max_samples, least=0)
         workers = whole_number(request, "max_workers", 1, least=1)
         stamp = self._model_ts()
         images = sorted(datastore.get_unlabeled_images())
+        if not stamp and getattr(self.infer_task, "path", None):
+            current_progress().log("nothing to score with yet: the model has no weights; train it first")
+            return {"total": len(images), "skipped": len(images), "executed": 0, "failed": {}, "latency": 0.0}
         todo = [i for i in images if datastore.get_image_info(i).get(self.key_output_ts, 0) != stamp or not stamp]
         chosen = todo[:limit] if limit else todo
         failed: dict[str, str] = {}

@@ -160,6 +160,14 @@ def test_what_was_scored_with_these_weights_is_skipped_until_they_change(unsure:
     assert scoring({"max_samples": 0}, store)["executed"] == 2  # type: ignore[arg-type]
 
 
+def test_a_model_without_weights_scores_nothing(unsure: tuple[LabelStore, Looks]) -> None:
+    store, looks = unsure
+    looks.weights, looks.path = None, ["not/there.pt"]  # type: ignore[attr-defined]
+    result = EpistemicScoring(looks)({}, store)  # type: ignore[arg-type]
+    assert (result["total"], result["skipped"], result["executed"]) == (3, 3, 0)
+    assert looks.calls == 0
+
+
 def test_variance_and_entropy_volumes() -> None:
     scoring = EpistemicScoring(Looks(None, {}), use_variance=True)
     stack = np.array([[[0.0, 1.0]], [[1.0, 1.0]]])
