@@ -103,7 +103,7 @@ def start_server(
     if dryrun:
         _write_environment(settings)
         return
-    gc.disable()  # what is imported lives as long as the process; looking for garbage meanwhile costs a tenth of the start
+    gc.disable()  # what is imported lives as long as the process; looking for garbage costs a tenth of the start
     from labelserver.cli.serving import serve
 
     gc.enable()
