@@ -39,9 +39,14 @@ async def get_info(server: ServerOf) -> Response:
     if description is not None and description.local_store is None:
         document["datastore"] = await _status_of_other_store(server)
     else:
-        document["datastore"] = await to_thread.run_sync(lambda: server.datastore.status())
+        document["datastore"] = await to_thread.run_sync(_status, server)
     document.update(await to_thread.run_sync(_server_state, server, description))
     return json_answer(document)
+
+
+def _status(server: Server) -> JsonObject:
+    """In a thread, because the store in use may have to be opened first."""
+    return server.datastore.status()
 
 
 async def _status_of_other_store(server: Server) -> JsonObject:
