@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -15,6 +16,8 @@ from monai.utils import TraceKeys
 
 from labelserver.domain.errors import TaskFailed
 from labelserver.tasks.transform_runs import stop_if_asked
+
+logger = logging.getLogger(__name__)
 
 #: None: no inversion; empty: all invertible ones; else class names or classes.
 Names: TypeAlias = "Sequence[str | type] | None"
@@ -39,7 +42,11 @@ def inverted(
     if not isinstance(image, MetaTensor):
         raise TaskFailed(f"data['{key}'] lost the trace of its transforms; keep it a MetaTensor, or invert nothing.")
     invertible = [t for t in transforms if isinstance(t, InvertibleTransform) and key in getattr(t, "keys", (key,))]
-    chosen = [t for t in invertible if _is_named(t, names)]
+    named = [t for t in invertible if _is_named(t, names)]
+    chosen = [t for t in named if any(_made_by(op, [t]) for op in image.applied_operations)]
+    if len(chosen) < len(named):
+        untraced = [type(t).__name__ for t in named if t not in chosen]
+        logger.warning("transforms left no trace and are not inverted", extra={"transforms": untraced})
     tensor = pred if isinstance(pred, MetaTensor) else MetaTensor(torch.as_tensor(pred))
     tensor = MetaTensor(tensor.as_tensor(), meta=deepcopy(image.meta))
     operations = [op for op in image.applied_operations if _made_by(op, chosen)]

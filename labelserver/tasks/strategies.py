@@ -27,9 +27,9 @@ def _candidates(request: Mapping[str, Any], datastore: Datastore) -> list[str]:
 def _served_ts(info: Mapping[str, Any], name: str) -> float:
     """Unix seconds at which strategy `name` last handed out the image; 0 if never."""
     history = info.get("strategy")
-    entry: Any = history.get(name) if isinstance(history, Mapping) else None
-    ts: Any = entry.get("ts") if isinstance(entry, Mapping) else None
-    return float(ts) if isinstance(ts, int | float) else 0.0
+    entry = history.get(name) if isinstance(history, Mapping) else None
+    ts = entry.get("ts") if isinstance(entry, Mapping) else None
+    return float(str(ts)) if isinstance(ts, int | float) else 0.0
 
 
 class Random(Strategy):
@@ -114,8 +114,9 @@ class Epistemic(HighestScore):
 def _score(value: Any) -> float:
     """A number, or a dict with ``score``; minus infinity where there is none."""
     number = value.get("score") if isinstance(value, Mapping) else value
-    usable = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-    return float(number) if usable else -math.inf
+    if not isinstance(number, int | float) or isinstance(number, bool) or not math.isfinite(number):
+        return -math.inf
+    return float(number)
 
 
 #: Class name -> class, for those that a server may run itself.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -23,6 +24,9 @@ from monai.utils import TraceKeys, ensure_tuple
 from labelserver.tasks.transform_runs import run_transforms
 
 CacheKey: TypeAlias = tuple[Hashable, ...]
+
+#: attributes that transforms of MONAI set while they run
+_STATE = frozenset({"_tracing", "R"})
 
 #: prepared images kept at a time; one is some hundred MB
 CAPACITY = 4
@@ -157,7 +161,8 @@ def _fingerprint(value: Any, depth: int = 6) -> str:
         return "[" + ",".join(_fingerprint(part, depth) for part in value) + "]"
     if isinstance(value, Transform) and depth > 0:
         cls = type(value)
-        return f"{cls.__module__}.{cls.__qualname__}({_fingerprint(vars(value), depth - 1)})"
-    if callable(value):
-        return str(getattr(value, "__qualname__", type(value).__qualname__))
-    return repr(value) if isinstance(value, str | int | float | bool | None) else str(value)
+        options = {name: part for name, part in vars(value).items() if name not in _STATE}
+        return f"{cls.__module__}.{cls.__qualname__}({_fingerprint(options, depth - 1)})"
+    if isinstance(value, str | int | float | bool | np.ndarray | torch.Tensor | torch.dtype | torch.device | None):
+        return repr(value)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))

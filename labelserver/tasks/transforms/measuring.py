@@ -74,8 +74,9 @@ class ExtremePointsd(MapTransform):
         found = dict(data)
         for key in self.key_iterator(found):
             inside = np.argwhere(_spatial(found[key]) > 0)
-            ends = [(inside[:, axis].argmin(), inside[:, axis].argmax()) for axis in range(inside.shape[1])]
-            points = [inside[index].tolist() for pair in ends for index in pair] if len(inside) else []
+            axes = range(inside.shape[1]) if len(inside) else ()
+            ends = [(inside[:, axis].argmin(), inside[:, axis].argmax()) for axis in axes]
+            points = [inside[index].tolist() for pair in ends for index in pair]
             found[self.result] = {**(found.get(self.result) or {}), self.points: points}
         return found
 

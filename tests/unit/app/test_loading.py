@@ -103,7 +103,7 @@ def test_folders_exist_before_the_constructor_and_children_find_lib_and_bin(tmp_
         ("x = 1\n", r"defines no app\. Write one: class MyApp\(LabelApp\)"),
         ("from labelserver import LabelApp\n", r"defines no app"),
         (
-            "from labelserver import LabelApp\nclass A(LabelApp):\n    def init_infers(self):\n        return {}['x']\n",
+            "from labelserver import LabelApp\nclass A(LabelApp):\n    def init_infers(self):\n        return {}[0]\n",
             r"at main\.py, line 4: KeyError",
         ),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ from tests.fakes.memory_datastore import MemoryDatastore
 
 
 @pytest.fixture(autouse=True)
-def _settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings_module, "_installed", Settings(studies="/s", port=8001))
-    yield
 
 
 def test_settings_are_read_and_assigned_by_the_peers_names_at_the_moment_of_use() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientationd, SpatialCropd, Spacingd
+from monai.transforms import Orientationd, Spacingd, SpatialCropd
 
 from labelserver.domain.errors import TaskFailed
 from labelserver.tasks import resampling

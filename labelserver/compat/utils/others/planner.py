@@ -40,5 +40,5 @@ class HeuristicPlanner:
                 continue
             ranges.append((float(voxels.max()), float(voxels.min()), float(voxels.mean()), float(voxels.std())))
         if spacings and ranges:
-            self.target_spacing = np.round(np.mean(spacings, axis=0), 2).tolist()
+            self.target_spacing = [round(float(np.mean(axis)), 2) for axis in zip(*spacings, strict=True)]
             self.max_pix, self.min_pix, self.mean_pix, self.std_pix = np.mean(ranges, axis=0).tolist()
