@@ -96,7 +96,7 @@ def read(path: Path) -> Resumed | None:
             bad_cases=[BadCase(case["image"], case["reason"]) for case in about["bad_cases"]],
             state=RunState(**about["state"]),
         )
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError, ValueError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
         raise StoredDataInvalid(
             f"The checkpoint {path.name} of this training cannot be read, so it cannot go on. Start a new one."
         ) from error

@@ -76,8 +76,7 @@ class Run:
         """Run on given cases. Raises as `BasicTrainTask.__call__`."""
         self._fill_context(local_rank, world_size, datalist)
         try:
-            with MetaTracking(off=self._task._disable_meta_tracking):
-                return self._train()
+            return self._train()
         except StopAsked:
             return {"stopped": True, "epoch": 0}
         except torch.cuda.OutOfMemoryError as error:
@@ -160,7 +159,8 @@ class Run:
         else:
             self._measure_baseline()
         if not steps.stopped and not _is_complete(context):
-            context.trainer.run()
+            with MetaTracking(off=task._disable_meta_tracking):
+                context.trainer.run()
         return self._result(steps, epochs, files)
 
     def _partition(self) -> None:
