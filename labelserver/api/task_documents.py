@@ -39,7 +39,10 @@ def task_document(record: JobRecord) -> JsonObject:
         "status": STATUS_TEXT[record.state],
         "request": {TASK_KEY[spec.kind]: spec.task, **spec.params},
         "start_ts": _local_time(spec.created_ts),
+        "state": record.state.value,
     }
+    if record.reason is not None:
+        document["reason"] = record.reason.value
     if record.ended_ts is not None:
         document["end_ts"] = _local_time(record.ended_ts)
     if record.state is not JobState.QUEUED:

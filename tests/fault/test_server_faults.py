@@ -73,7 +73,8 @@ def test_a_training_whose_processes_died_with_the_server_is_marked_lost(folders)
             os.kill(pid, signal.SIGKILL)
         server.start()
         status = wait_until("the verdict", lambda: s if (s := server.train_status())["status"] == "ERROR" else None, 30)
-        assert "lost" in str(status).lower(), status
+        assert status["reason"] == "lost"
+        assert "start it again" in status["details"][-1]
 
 
 def test_sigterm_suspends_a_training_with_a_checkpoint_and_the_next_start_resumes_it(folders):
