@@ -15,7 +15,9 @@ from labelserver.domain.errors import TaskFailed
 from labelserver.tasks.transform_runs import stop_if_asked
 
 #: bytes of interpolated scores held at a time
-SLAB_BYTES = 128 * 2**20
+SLAB_BYTES = 64 * 2**20
+#: one class's scores, their neighbours and the best so far, as float32
+_BYTES_A_VOXEL = 12
 #: voxels by which an axis may drift sideways over its whole length; affines carry float32 rounding
 _MAX_DRIFT = 0.02
 #: voxels; a centre this far outside the outermost one still belongs to its cell
@@ -57,19 +59,29 @@ def argmax_on_grid(
     to_source = torch.linalg.solve(source_affine, target_affine)
     dtype = torch.uint8 if scores.shape[0] <= 256 else torch.int32
     axes = _axes(to_source, scores.shape[1:], shape)
+    if axes:  # the source's axes in the target's order
+        scores = scores.permute(0, *(axis.source + 1 for axis in axes))
     result = torch.zeros(tuple(shape), dtype=dtype)
-    per_slice = 4 * max(scores.shape[0], 1) * shape[0] * shape[1] * (1 if axes else 4)
-    step = max(1, SLAB_BYTES // max(per_slice, 1))
-    for start in range(0, shape[2], step):
+    step = max(1, SLAB_BYTES // (_BYTES_A_VOXEL * shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
         stop_if_asked()
-        stop = min(start + step, shape[2])
-        if axes:
-            slab, inside = _separable(scores, axes, start, stop)
-        else:
-            slab, inside = _dense(scores, to_source, shape, start, stop)
-        classes = slab.argmax(0) if slab.shape[0] > 1 else (slab[0] > 0)
-        result[:, :, start:stop] = torch.where(inside, classes.to(torch.int64), 0).to(dtype).cpu()
+        stop = min(start + step, shape[0])
+        slab = _Separable(scores, axes, start, stop) if axes else _Dense(scores, to_source, shape, start, stop)
+        result[start:stop] = _classes(slab, scores.shape[0], dtype).cpu()
     return result
+
+
+def _classes(slab: _Separable | _Dense, count: int, dtype: torch.dtype) -> torch.Tensor:
+    """(n, J, K): the first class of the highest score. One class at a time, because a reduction over them is slow."""
+    best = slab.scores_of(0)
+    if count == 1:
+        return ((best > 0) & slab.inside).to(dtype)
+    classes = torch.zeros(best.shape, dtype=dtype, device=best.device)
+    for index in range(1, count):
+        found = slab.scores_of(index)
+        classes.masked_fill_(found > best, index)
+        torch.maximum(best, found, out=best)
+    return classes.masked_fill_(~slab.inside, 0)
 
 
 def _axes(to_source: torch.Tensor, source_shape: Sequence[int], shape: Sequence[int]) -> tuple[_Axis, ...]:
@@ -97,48 +109,55 @@ def _axes(to_source: torch.Tensor, source_shape: Sequence[int], shape: Sequence[
     return tuple(result)
 
 
-def _separable(
-    scores: torch.Tensor, axes: tuple[_Axis, ...], start: int, stop: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (C, I, J, n) of target slices start..stop, and which voxels (I, J, n) the source reaches."""
-    device = scores.device
-    last = axes[2]
-    slab = _lerp(scores, _part(last, start, stop), device)
-    slab = _lerp(slab, axes[1], device)
-    slab = _lerp(slab, axes[0], device)
-    slab = slab.permute(0, *(axis.source + 1 for axis in axes))
-    inside = axes[0].inside[:, None, None] & axes[1].inside[None, :, None] & last.inside[None, None, start:stop]
-    return slab, inside.to(device)
+class _Separable:
+    """Rows start..stop of the target, for grids that share their axes. Scores come in the target's axis order."""
+
+    def __init__(self, scores: torch.Tensor, axes: tuple[_Axis, ...], start: int, stop: int) -> None:
+        rows, columns, slices = axes
+        lower, upper = rows.lower[start:stop], rows.upper[start:stop]
+        first, last = int(min(lower.min(), upper.min())), int(max(lower.max(), upper.max()))
+        self._scores = scores[:, first : last + 1]
+        self._rows = _Axis(rows.source, lower - first, upper - first, rows.weight[start:stop], rows.inside[start:stop])
+        self._columns, self._slices = columns, slices
+        self.inside = (
+            self._rows.inside[:, None, None] & columns.inside[None, :, None] & slices.inside[None, None, :]
+        ).to(scores.device)
+
+    def scores_of(self, index: int) -> torch.Tensor:
+        """(n, J, K): the shortest axis is stretched last, so that the longest runs are in memory order."""
+        values = _lerp(self._scores[index], self._slices, 2)
+        return _lerp(_lerp(values, self._columns, 1), self._rows, 0)
 
 
-def _part(axis: _Axis, start: int, stop: int) -> _Axis:
-    rows = slice(start, stop)
-    return _Axis(axis.source, axis.lower[rows], axis.upper[rows], axis.weight[rows], axis.inside[rows])
-
-
-def _lerp(values: torch.Tensor, axis: _Axis, device: torch.device) -> torch.Tensor:
-    dimension = axis.source + 1
-    form = [1] * values.ndim
-    form[dimension] = -1
-    lower = values.index_select(dimension, axis.lower.to(device))
+def _lerp(values: torch.Tensor, axis: _Axis, dimension: int) -> torch.Tensor:
+    """Linear interpolation of (a, b, c) along one axis."""
+    lower = values.index_select(dimension, axis.lower.to(values.device))
     if not bool(axis.weight.any()):
         return lower
-    upper = values.index_select(dimension, axis.upper.to(device))
-    return lower.lerp_(upper, axis.weight.to(device).view(form).expand_as(lower))
+    upper = values.index_select(dimension, axis.upper.to(values.device))
+    form = [-1 if d == dimension else 1 for d in range(3)]
+    return lower.lerp_(upper, axis.weight.to(values.device).view(form).expand_as(lower))
 
 
-def _dense(
-    scores: torch.Tensor, to_source: torch.Tensor, shape: Sequence[int], start: int, stop: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_separable`, for grids turned against each other."""
-    steps = (torch.arange(shape[0]), torch.arange(shape[1]), torch.arange(start, stop))
-    index = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1).double()
-    position = index @ to_source[:3, :3].T + to_source[:3, 3]
-    size = torch.as_tensor(scores.shape[1:], dtype=torch.float64)
-    inside = ((position >= -_MARGIN) & (position <= size - 1 + _MARGIN)).all(-1)
-    # grid_sample wants (x, y, z) in [-1, 1] with align_corners: the last axis of the array comes first
-    grid = (2 * position / (size - 1).clamp(min=1) - 1).flip(-1).float().to(scores.device)
-    slab = torch.nn.functional.grid_sample(
-        scores[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True
-    )[0]
-    return slab, inside.to(scores.device)
+class _Dense:
+    """As `_Separable`, for grids turned against each other."""
+
+    def __init__(
+        self, scores: torch.Tensor, to_source: torch.Tensor, shape: Sequence[int], start: int, stop: int
+    ) -> None:
+        steps = (torch.arange(start, stop), torch.arange(shape[1]), torch.arange(shape[2]))
+        index = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1).double()
+        position = index @ to_source[:3, :3].T + to_source[:3, 3]
+        size = torch.as_tensor(scores.shape[1:], dtype=torch.float64)
+        self.inside = ((position >= -_MARGIN) & (position <= size - 1 + _MARGIN)).all(-1).to(scores.device)
+        # grid_sample wants (x, y, z) in [-1, 1] with align_corners: the last axis of the array comes first
+        self._grid = (2 * position / (size - 1).clamp(min=1) - 1).flip(-1).float().to(scores.device)[None]
+        self._scores = scores
+
+    def scores_of(self, index: int) -> torch.Tensor:
+        """(n, J, K)."""
+        one = self._scores[index][None, None]
+        sampled: torch.Tensor = torch.nn.functional.grid_sample(
+            one, self._grid, mode="bilinear", padding_mode="border", align_corners=True
+        )
+        return sampled[0, 0]
