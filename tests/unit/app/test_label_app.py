@@ -372,3 +372,17 @@ def test_overridden_hooks_other_stores_and_added_info_are_told(tmp_path: Path, s
     store = describe(OtherFolder(tmp_path, studies, {}), tmp_path, {}).local_store
     assert store is not None
     assert (store["labels_dir"], store["extensions"]) == ("masks", ["*.nii.gz"])
+
+
+def test_a_folder_with_one_dicom_series_is_inferred_as_a_file_that_vanishes(
+    app: App, tmp_path: Path, real_data: Path
+) -> None:
+    request = {"model": "Histogram+GraphCut", "out": str(tmp_path)}
+    result = app.infer({**request, "image": str(real_data / "ct-dicom" / "series")})
+    truth = nib.load(real_data / "ct-dicom" / "labels.nii.gz")
+    assert sorted(nib.load(result["file"]).shape) == sorted(truth.shape)
+    assert app.infer_task.seen["image"].endswith("series.nii.gz")
+    assert not Path(app.infer_task.seen["image"]).exists()
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UnreadableFile, match="no DICOM series"):
+        app.infer({**request, "image": str(tmp_path / "nothing")})
