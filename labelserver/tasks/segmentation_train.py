@@ -137,8 +137,8 @@ class SegmentationTrain(BasicTrainTask):
             Spacingd(keys=_BOTH, pixdim=self.spacing_mm, mode=("bilinear", "nearest")),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
             OnlyKnownLabelsd(keys="label", largest=len(self._names)),
-            EnsureTyped(keys="image", dtype=torch.float32, track_meta=False),
-            EnsureTyped(keys="label", dtype=torch.uint8, track_meta=False),
+            EnsureTyped(keys="image", dtype=torch.float32),
+            EnsureTyped(keys="label", dtype=torch.uint8),
         ]
 
     def train_pre_transforms(self, context: Context) -> Transforms:
@@ -159,10 +159,11 @@ class SegmentationTrain(BasicTrainTask):
             SelectItemsd(keys=_BOTH),
             RandScaleIntensityd(keys="image", factors=0.1, prob=0.5),
             RandShiftIntensityd(keys="image", offsets=0.05, prob=0.5),
+            EnsureTyped(keys=_BOTH, track_meta=False),  # plain tensors: the network need not carry metadata along
         ]
 
     def val_pre_transforms(self, context: Context) -> Transforms:
-        return [*self._fixed_transforms(), SelectItemsd(keys=_BOTH)]
+        return [*self._fixed_transforms(), SelectItemsd(keys=_BOTH), EnsureTyped(keys=_BOTH, track_meta=False)]
 
     def train_data_loader(self, context: Context, num_workers: int = 0, shuffle: bool = True) -> Any:
         dataset = self._dataset(context, context.train_datalist, is_train=True)
@@ -179,10 +180,11 @@ class SegmentationTrain(BasicTrainTask):
         """Dice on patches, only if there is no held-out case: it costs time in each step."""
         if context.evaluator is not None:
             return None
-        return metrics.region_wise_metrics(self._labels, self.TRAIN_METRIC_MEAN_DICE, "train")
+        return metrics.patch_dice(self._labels, self.TRAIN_METRIC_MEAN_DICE, "train")
 
     def train_post_transforms(self, context: Context) -> Transforms:
-        return None if context.evaluator is not None else super().train_post_transforms(context)
+        """None: nothing looks at single patches."""
+        return None
 
     def val_post_transforms(self, context: Context) -> Transforms:
         return super().train_post_transforms(context)

@@ -21,6 +21,7 @@ from labelserver.tasks.train_metrics import (
     from_engine_idx,
     is_better,
     numbered_regions,
+    patch_dice,
     plain_numbers,
     region_wise_metrics,
     region_wise_rmse,
@@ -184,6 +185,20 @@ def test_dice_is_computed_for_each_region() -> None:
     state = engine.run([0])
     assert plain_numbers(state.metrics) == pytest.approx(
         {"mean": (1 + 2 / 3) / 2, "val_a_mean_dice": 1.0, "val_b_mean_dice": 2 / 3}
+    )
+
+
+def test_dice_over_the_patches_of_an_epoch_counts_all_voxels_together() -> None:
+    label = torch.tensor([[[0, 1, 1, 2]], [[0, 0, 1, 0]]])
+    found = torch.tensor([[0, 1, 2, 2], [0, 0, 0, 0]])
+    pred = torch.nn.functional.one_hot(found, 4).movedim(-1, 1).float()
+    engine = Engine(lambda engine, batch: {"pred": pred[batch], "label": label[batch]})
+    for name, handler in patch_dice(["a", "b", "absent"], "mean", "train").items():
+        handler.attach(engine, name)
+    both, other = slice(0, 2), slice(1, 2)
+    state = engine.run([both, other, other, other], max_epochs=2)  # every fourth step is counted
+    assert plain_numbers(state.metrics) == pytest.approx(
+        {"mean": (2 / 4 + 2 / 3) / 2, "train_a_mean_dice": 2 / 4, "train_b_mean_dice": 2 / 3}
     )
 
 
