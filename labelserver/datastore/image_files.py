@@ -1,7 +1,7 @@
-"""Images that come and go through the server: upload, overwrite, removal.
+"""Images that come through the server: upload and overwrite (removal: `tombstones.py`).
 
-An upload is read to its end before anything is changed. The bytes that an overwrite or a removal takes out of the
-studies folder go to ``trash/``, so that a wrong click costs nothing.
+An upload is read to its end before anything is changed. The bytes that an overwrite takes out of the studies folder go
+to ``trash/``, so that a wrong click costs nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from labelserver.datastore.image_rows import ImageFiles, ImageRow, image_row, present_image
+from labelserver.datastore import audit
+from labelserver.datastore.image_rows import ImageFiles, ImageRow, image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.labels import Labels
 from labelserver.datastore.layout import Layout
@@ -18,7 +19,7 @@ from labelserver.datastore.plain_json import dump, scores_of
 from labelserver.datastore.rebuilding import put_scores
 from labelserver.domain.errors import Conflict, InvalidId, InvalidSetting, LabelServerError, UnsupportedFormat
 from labelserver.domain.geometry import Grid
-from labelserver.domain.ids import ImageId, Tag
+from labelserver.domain.ids import ImageId
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ImageKind
 from labelserver.imaging.formats import IMAGE_EXTENSIONS, kind_of
@@ -28,7 +29,7 @@ from labelserver.storage.locks import exclusive
 
 
 class ImageStore:
-    """Adds, replaces and removes image files."""
+    """Adds and replaces image files."""
 
     def __init__(self, layout: Layout, index: Index, images: ImageFiles, labels: Labels, *, read_only: bool) -> None:
         self._layout = layout
@@ -80,26 +81,7 @@ class ImageStore:
                     (image_id, path, kind_of(ext), ext, status.st_size, status.st_mtime_ns, now, dump(whole)),
                 )
                 put_scores(connection, image_id, scores_of(info))
-
-    def remove(self, image_id: ImageId) -> None:
-        """Remove the image's labels and its files (into ``trash/``); its revisions stay. Raises `ImageNotFound`."""
-        with self._index.reading() as connection:
-            row = present_image(connection, image_id)
-            tags = [
-                Tag(tag)
-                for (tag,) in connection.execute(
-                    "SELECT tag FROM labels WHERE image_id = ? AND active = 1", (image_id,)
-                )
-            ]
-        files = self._images.own_files(row)
-        for tag in tags:
-            self._labels.remove(image_id, tag)
-        with self._labels.locked(image_id):
-            with self._index.writing() as connection:
-                connection.execute("UPDATE images SET state = 'removed', info = '{}' WHERE id = ?", (image_id,))
-                connection.execute("DELETE FROM scores WHERE image_id = ?", (image_id,))
-            if not self._read_only:
-                self._to_trash(image_id, files)
+                audit.record(connection, audit.Act("add_image", str(info.get("user") or ""), image_id))
 
     def _check_free(self, image_id: ImageId, path: str, grid: Grid | None) -> ImageRow | None:
         """The image that is replaced, or None. Raises `Conflict`."""

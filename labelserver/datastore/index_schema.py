@@ -7,9 +7,9 @@ A label is `active` until it is removed, and `shown` while its image is present 
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
-UPGRADES: dict[int, str] = {}
+UPGRADES: dict[int, str] = {1: "CREATE INDEX audit_by_image ON audit (image_id, tag, revision)"}
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -126,10 +126,11 @@ CREATE TABLE audit (                       -- append-only; hash covers the row a
     previous_hash TEXT NOT NULL,
     hash TEXT NOT NULL
 );
+CREATE INDEX audit_by_image ON audit (image_id, tag, revision);
 
 CREATE TABLE problems (
     path TEXT NOT NULL,
-    origin TEXT NOT NULL,                  -- images, labels, peer, state: what a new look replaces
+    origin TEXT NOT NULL,                  -- images, labels, peer, state, audit, kept: what a new look replaces
     reason TEXT NOT NULL,
     PRIMARY KEY (path, origin)
 ) WITHOUT ROWID;

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from labelserver.datastore import revision_files
+from labelserver.datastore import audit, revision_files
 from labelserver.datastore.image_rows import ImageFiles, ImageRow, image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.label_rows import (
@@ -198,15 +198,17 @@ class LabelScan:
         if row is not None and not row.active and known and known[-1].sha256 == digest and ours:
             revision_files.unmark_removed(self._layout, image_id, tag, row.current)
             back = replace(row, active=True, file=file.place[1], current=known[-1].number, ext=known[-1].ext)
-            self._note_file(replace(back, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns))
+            self._note_file(replace(back, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns), "return")
             return
         ext = split_ext(file.path.name)[1]
         with _stable_copy(file.path, ext, self._layout.spool) as copy:
             self._labels.store_outside_edit(image, copy, ext, tag, source, info)
 
-    def _note_file(self, row: LabelRow) -> None:
+    def _note_file(self, row: LabelRow, action: str = "") -> None:
         with self._index.writing() as connection:
             put_label(connection, replace(row, placing=Placing.SETTLED))
+            if action:
+                audit.record(connection, audit.Act(action, "", row.image_id, row.tag, row.current))
 
     def _set_aside(self, image: ImageRow, file: _File, tag: Tag, error: LabelServerError) -> StoreProblem:
         """The caller holds the image's lock."""
@@ -258,6 +260,7 @@ class LabelScan:
                     if newest_number(connection, revision.image_id, revision.tag) == 0:
                         insert_revision(connection, revision)
                         put_label(connection, row)
+                        audit.record(connection, audit.saved(self._layout, revision))
         return done
 
     def _import_one(self, image: ImageRow, file: _File, info: JsonObject | None) -> tuple[Revision, LabelRow] | None:

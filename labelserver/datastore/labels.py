@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from labelserver.datastore import revision_files
+from labelserver.datastore import audit, revision_files
 from labelserver.datastore.image_rows import ImageFiles, ImageRow, present_image
 from labelserver.datastore.index import Index
 from labelserver.datastore.label_check import check_label
@@ -117,6 +117,7 @@ class Labels:
                 insert_revision(connection, revision)
                 put_label(connection, row)
                 settle(connection, now)
+                audit.record(connection, audit.saved(self._layout, revision))
         except (LabelServerError, OSError, sqlite3.Error):
             if copy is not None:
                 copy.unlink(missing_ok=True)
@@ -169,17 +170,17 @@ class Labels:
             )
         self._show(row, None, copy)
 
-    def remove(self, image_id: ImageId, tag: Tag) -> None:
+    def remove(self, image_id: ImageId, tag: Tag, person: str = "") -> None:
         """Take the label out of ``labels/``; its revisions stay. Nothing happens if there is none."""
         with self.locked(image_id):
             with self._index.reading() as connection:
                 row = label_row(connection, image_id, tag)
             if row is not None and row.active:
-                self.withdraw(row)
+                self.withdraw(row, person)
                 with storage_errors(row.file):
                     (self.tag_folder(tag) / row.file).unlink(missing_ok=True)
 
-    def withdraw(self, row: LabelRow) -> None:
+    def withdraw(self, row: LabelRow, person: str = "") -> None:
         """Mark the label removed, on disk beside its revisions and in the index. The caller holds the lock."""
         revision_files.mark_removed(self._layout, row.image_id, row.tag, row.current)
         with self._index.writing() as connection:
@@ -187,6 +188,7 @@ class Labels:
                 "UPDATE labels SET active = 0, shown = 0, pending = 0 WHERE image_id = ? AND tag = ?",
                 (row.image_id, row.tag),
             )
+            audit.record(connection, audit.Act("withdraw", person, row.image_id, row.tag, row.current))
 
     def current(self, image_id: ImageId, tag: Tag) -> Revision:
         """Raises `LabelNotFound`."""

@@ -60,6 +60,14 @@ class Layout:
     def index_lock(self) -> Path:
         return self.state / "locks" / "index"
 
+    @property
+    def audit_file(self) -> Path:
+        return self.state / "audit.jsonl"
+
+    @property
+    def audit_lock(self) -> Path:
+        return self.state / "locks" / "audit"
+
     def revision_folder(self, image_id: ImageId, tag: Tag) -> Path:
         return self.revisions / folder_key(image_id) / tag
 

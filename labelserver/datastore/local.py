@@ -13,6 +13,7 @@ from typing import Any
 
 from labelserver.contracts.datastore import Datastore
 from labelserver.datastore.archive import write_archive
+from labelserver.datastore.audit import AuditFile
 from labelserver.datastore.catalog import Catalog
 from labelserver.datastore.image_files import ImageStore
 from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
@@ -26,6 +27,7 @@ from labelserver.datastore.peer_index import PeerIndex, read_peer_index
 from labelserver.datastore.plain_json import dump, load_object, plain_object, scores_of
 from labelserver.datastore.rebuilding import fill, put_scores
 from labelserver.datastore.scanning import Scanner
+from labelserver.datastore.tombstones import Tombstones
 from labelserver.domain.errors import ImageNotFound, InvalidSetting, LabelNotFound
 from labelserver.domain.ids import FINAL, ORIGINAL, ImageId, Tag, parse_image_id, parse_tag
 from labelserver.domain.json_types import JsonObject
@@ -96,10 +98,12 @@ class LocalDatastore(Datastore):
             layout.quarantine,
             lambda connection: fill(connection, layout, self._index.backups()),
         )
+        self._audit = AuditFile(layout, self._index)
         self._catalog = Catalog(self._index)
         self._images = ImageFiles(layout, self._index)
         self._labels = Labels(layout, self._index, self._images)
         self._store = ImageStore(layout, self._index, self._images, self._labels, read_only=read_only)
+        self._tombstones = Tombstones(layout, self._index, self._images, self._labels, read_only=read_only)
         self._scanner = Scanner(layout, self._extensions)
         self._image_scan = ImageScan(layout, self._index, self._scanner, read_only=read_only)
         self._label_scan = LabelScan(layout, self._index, self._images, self._labels)
@@ -175,11 +179,18 @@ class LocalDatastore(Datastore):
         stem, ext = self._to_id(file.name)
         checked = parse_image_id(image_id or stem)
         self._store.add(checked, file, ext, plain_object(image_info))
+        self._audit.keep()
         return checked
 
-    def remove_image(self, image_id: str) -> None:
+    def remove_image(self, image_id: str, person: str = "") -> None:
         """Take the image and its labels out of the studies; its file is kept in ``trash/``, revisions stay."""
-        self._store.remove(parse_image_id(image_id))
+        self._tombstones.remove(parse_image_id(image_id), person)
+        self._audit.keep()
+
+    def restore_image(self, image_id: ImageId, person: str = "") -> None:
+        """Undo `remove_image`, also for the labels that went with it. Errors: see `tombstones.Tombstones.restore`."""
+        self._tombstones.restore(image_id, person)
+        self._audit.keep()
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         file = Path(label_filename)
@@ -187,9 +198,10 @@ class LocalDatastore(Datastore):
         self.accept_label(parse_image_id(image_id), file, split_ext(file.name)[1], tag, _provenance(tag, info), info)
         return image_id
 
-    def remove_label(self, label_id: str, label_tag: str) -> None:
+    def remove_label(self, label_id: str, label_tag: str, person: str = "") -> None:
         """Take the label out of ``labels/``; its revisions stay. Nothing happens if there is none."""
-        self._labels.remove(parse_image_id(label_id), parse_tag(label_tag))
+        self._labels.remove(parse_image_id(label_id), parse_tag(label_tag), person)
+        self._audit.keep()
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         self._catalog.update_image_info(image_id, plain_object(info))
@@ -206,6 +218,10 @@ class LocalDatastore(Datastore):
 
     def refresh(self) -> None:
         """Look at the whole folder."""
+        self._look()
+        self._audit.keep()
+
+    def _look(self) -> None:
         if self._catalog.meta("opened", ""):
             self._image_scan.whole()
             self._label_scan.whole(first=False)
@@ -252,7 +268,9 @@ class LocalDatastore(Datastore):
         if labels_changed:
             self._label_scan.whole(first=False)
             return set()
-        return self._label_scan.files(sorted(label_files))
+        unfinished = self._label_scan.files(sorted(label_files))
+        self._audit.keep()
+        return unfinished
 
     def status(self) -> dict[str, Any]:
         return dict(self._catalog.status())
@@ -276,7 +294,9 @@ class LocalDatastore(Datastore):
         self, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
     ) -> Revision:
         """See `contracts.datastore.RevisionStore`; the order of the save stands in `labels.py`."""
-        return self._labels.accept(image_id, file, ext, tag, provenance, plain_object(info))
+        revision = self._labels.accept(image_id, file, ext, tag, provenance, plain_object(info))
+        self._audit.keep()
+        return revision
 
     def current_revision(self, image_id: ImageId, tag: Tag) -> Revision:
         return self._labels.current(image_id, tag)

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from labelserver.datastore import revision_files
+from labelserver.datastore import audit, revision_files
 from labelserver.datastore.label_rows import LabelRow, Placing, insert_revision, put_label
 from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump, load_object, scores_of
@@ -35,6 +35,7 @@ def fill(connection: sqlite3.Connection, layout: Layout, backups: list[Path]) ->
     labels = sorted(by_label.values(), key=lambda group: min(s.revision.created_ts for s in group))
     for group in labels:
         _insert_label(connection, sorted(group, key=lambda s: s.revision.number), label_infos)
+    audit.refill(connection, layout)
     for image_id, text in connection.execute("SELECT id, info FROM images").fetchall():
         put_scores(connection, image_id, scores_of(load_object(text)))
     connection.executemany(

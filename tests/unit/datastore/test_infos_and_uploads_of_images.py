@@ -146,7 +146,7 @@ def test_a_dicom_folder_is_not_overwritten_and_goes_to_the_trash_when_removed(
         store.add_image("ct", str(put_image(tmp_path, "u.nii.gz")), {})
     store.remove_image("ct")
     assert list((studies / "ct").iterdir()) == []
-    assert len([p for p in (store.layout.state / "trash").rglob("*") if p.is_file()]) == 4
+    assert len(list((store.layout.state / "trash").rglob("*.dcm"))) == 4
 
 
 def test_a_removed_id_can_be_uploaded_again_and_begins_anew(
