@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 #: The hash before the first entry.
 BEGINNING = "0" * 64
 
-#: Entries that tell of a revision that came to be.
-MADE = frozenset(("save", "recovered"))
 #: An entry of which only the hash is left.
 BLANKED = "erased"
 
@@ -163,6 +161,15 @@ def newest(connection: sqlite3.Connection, count: int, image_id: str = "") -> li
     where, values = ("WHERE image_id = ?", [image_id]) if image_id else ("", [])
     rows = connection.execute(f"{_AUDIT} {where} ORDER BY number DESC LIMIT ?", (*values, count)).fetchall()
     return [_entry(row) for row in reversed(rows)]
+
+
+def of_revision(connection: sqlite3.Connection, image_id: str, tag: str, number: int) -> Entry | None:
+    """The entry that tells how this revision came to be."""
+    row = connection.execute(
+        f"{_AUDIT} WHERE image_id = ? AND tag = ? AND revision = ? AND action IN ('save', 'recovered') LIMIT 1",
+        (image_id, tag, number),
+    ).fetchone()
+    return None if row is None else _entry(row)
 
 
 def blank(connection: sqlite3.Connection, image_ids: Iterable[str]) -> list[int]:

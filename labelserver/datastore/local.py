@@ -13,7 +13,8 @@ from typing import Any
 
 from labelserver.contracts.datastore import Datastore
 from labelserver.datastore.archive import write_archive
-from labelserver.datastore.audit import AuditFile
+from labelserver.datastore.audit import AuditFile, Entry, newest
+from labelserver.datastore.audit_check import Checked, check
 from labelserver.datastore.catalog import Catalog
 from labelserver.datastore.image_files import ImageStore
 from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
@@ -316,6 +317,16 @@ class LocalDatastore(Datastore):
 
     def problems(self) -> list[StoreProblem]:
         return self._catalog.problems()
+
+    def audit_log(self, count: int, image_id: str = "") -> list[Entry]:
+        """The newest `count` entries (of one image), oldest first."""
+        with self._index.reading() as connection:
+            return newest(connection, count, image_id)
+
+    def verify(self, known_head: str = "") -> Checked:
+        """Follow the audit chain and hash every revision; see `audit_check.check`."""
+        self._audit.keep()
+        return check(self._layout, self._index, known_head)
 
     def best_scored(self, key: str, exclude: Collection[str] = ()) -> tuple[str, float] | None:
         """The unlabeled image with the highest score `key` that is not in `exclude`; None if no score is left."""
