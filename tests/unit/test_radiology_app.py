@@ -77,6 +77,7 @@ def test_an_option_that_makes_no_sense_is_named(configuration: Any, key: str, va
 def test_every_option_is_documented(configuration: Any) -> None:
     described = set(re.findall(r"^\| `(\w+)` \|", (APP / "README.md").read_text(), re.MULTILINE))
     assert {field.name for field in fields(configuration)} <= described
+    assert f"| `dropout` | `{configuration().dropout}` |" in (APP / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ class Configuration:
     models: tuple[str, ...] = MODELS
     labels: tuple[str, ...] = ("liver", "spleen", "right_kidney", "left_kidney")
     network: tuple[int, ...] = (16, 32, 64, 128)  #: channels of the U-Net's levels; each level halves the resolution
-    dropout: float = 0.1
+    dropout: float = 0.05
     spacing: tuple[float, ...] = (3.0, 3.0, 3.0)
     roi_size: tuple[int, ...] = (48, 48, 48)
     intensity_window: tuple[float, ...] = (-160.0, 240.0)
