@@ -25,7 +25,7 @@ from labelserver.domain.labels import ImageKind
 from labelserver.imaging.formats import IMAGE_EXTENSIONS, kind_of
 from labelserver.imaging.volumes import check_whole
 from labelserver.storage import atomic
-from labelserver.storage.locks import exclusive
+from labelserver.storage.locks import all_exclusive
 
 
 class ImageStore:
@@ -60,7 +60,8 @@ class ImageStore:
             raise InvalidId(f"The image id {image_id!r} has a part that begins with a dot; such files are not listed.")
         grid = check_whole(file) if ext.lower() != ".svs" else None
         path = f"{image_id}{ext}"
-        with exclusive(self._layout.image_lock(f"path {path}")), self._labels.locked(image_id):
+        # The two locks may be the same file (`Layout.image_lock` shares them by hash).
+        with all_exclusive(self._layout.image_lock(f"path {path}"), self._layout.image_lock(image_id)):
             before = self._check_free(image_id, path, grid)
             target = self._layout.images / path
             kept = self._keep(before, target) if before is not None else None

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,6 +39,15 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def all_exclusive(*paths: Path) -> Iterator[None]:
+    """As `exclusive` for several files at once: each once, in one order, so that no two callers wait for each other."""
+    with ExitStack() as held:
+        for path in sorted(set(paths)):
+            held.enter_context(exclusive(path))
+        yield
 
 
 class OwnerLock:
