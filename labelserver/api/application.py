@@ -31,6 +31,7 @@ from labelserver.api import (
     train,
     v1_jobs,
     v1_models,
+    v1_restoring,
     weights,
 )
 from labelserver.api.access import Access, AccessMiddleware
@@ -88,7 +89,7 @@ def create_app(server: Server) -> FastAPI:
     app.include_router(pages.router, prefix=settings.api_prefix)
     for router in PEER_ROUTERS:
         app.include_router(router, prefix=settings.api_prefix)
-    for router in (health.router, v1_jobs.router, v1_models.router):
+    for router in (health.router, v1_jobs.router, v1_models.router, v1_restoring.router):
         app.include_router(router)
     if settings.api_prefix:
         app.include_router(pages.router)

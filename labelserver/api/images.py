@@ -18,6 +18,7 @@ from labelserver.api.identity import person_of
 from labelserver.api.openapi import form_body
 from labelserver.api.samples import file_digest
 from labelserver.bootstrap import Server
+from labelserver.contracts.datastore import RevisionStore
 from labelserver.domain.errors import ImageNotFound, InvalidParams
 from labelserver.domain.ids import parse_image_id
 from labelserver.domain.json_types import JsonObject
@@ -49,11 +50,15 @@ def _add(server: Server, form: Form, image: str, person: str) -> str:
 
 @router.delete("/datastore/image", summary="Remove an image and its labels")
 @router.delete("/datastore/", include_in_schema=False)
-def delete_image(server: ServerOf, id: ImageId) -> Response:
+def delete_image(request: Request, server: ServerOf, id: ImageId) -> Response:
     image_id = parse_image_id(id)
     if not server.datastore.get_image_info(image_id) and not server.datastore.get_image_uri(image_id):
         raise _unknown(image_id)
-    server.datastore.remove_image(image_id)
+    store = server.datastore
+    if isinstance(store, RevisionStore):
+        store.remove_image(image_id, person_of(request))
+    else:
+        store.remove_image(image_id)
     return json_answer({})
 
 

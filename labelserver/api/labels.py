@@ -87,9 +87,13 @@ async def _said_by_app(server: Server, image_id: str, label_id: str) -> JsonObje
 
 
 @router.delete("/datastore/label", summary="Remove a label")
-def delete_label(server: ServerOf, id: LabelId, tag: TagText = FINAL) -> Response:
+def delete_label(request: Request, server: ServerOf, id: LabelId, tag: TagText = FINAL) -> Response:
+    store = server.datastore
     try:
-        server.datastore.remove_label(parse_image_id(id), parse_tag(tag))
+        if isinstance(store, RevisionStore):
+            store.remove_label(parse_image_id(id), parse_tag(tag), person_of(request))
+        else:
+            store.remove_label(parse_image_id(id), parse_tag(tag))
     except LabelNotFound:
         logger.info("label was absent already", extra={"image_id": id, "tag": tag})
     return json_answer({})

@@ -107,6 +107,12 @@ class Index:
             old.unlink(missing_ok=True)
         return target
 
+    def compact(self) -> None:
+        """Rewrite the file without the space that deleted rows had, so that nothing of them can be read any more."""
+        with self._used() as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def backups(self) -> list[Path]:
         """Newest first."""
         return sorted(self._backups.glob("index-*.sqlite"), key=lambda p: p.name, reverse=True)

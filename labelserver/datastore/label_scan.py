@@ -41,7 +41,7 @@ from labelserver.datastore.label_rows import (
 from labelserver.datastore.labels import NO_SCHEMA, Labels, imported
 from labelserver.datastore.layout import Layout
 from labelserver.datastore.scanning import walk_files
-from labelserver.domain.errors import ImageNotFound, InvalidId, LabelServerError, Refused, UnreadableFile
+from labelserver.domain.errors import ImageNotFound, InvalidId, LabelServerError, Refused, StorageFailed, UnreadableFile
 from labelserver.domain.ids import Tag, parse_tag
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ImageKind, LabelSource, Revision, StoreProblem
@@ -96,12 +96,14 @@ class LabelScan:
             given = [f for f in given if f.place not in done]
         for file in [*_in_order(differing, infos), *_in_order(given, infos)]:
             info = (infos or {}).get(file.place)
-            problems.extend(self._look(file, source, info, patient=False)[0])
+            with _told(self._layout.below_studies(file.path), problems):
+                problems.extend(self._look(file, source, info, patient=False)[0])
         present = {f.place for f in files}
         restore_all = not self._layout.labels.is_dir()
         for place, row in active.items():
             if place not in present:
-                self._missing(row, restore=restore_all or row.placing is not Placing.SETTLED)
+                with _told(self._layout.below_studies(self._layout.labels / place[0] / place[1]), problems):
+                    self._missing(row, restore=restore_all or row.placing is not Placing.SETTLED)
         self._finish(problems)
 
     def files(self, paths: Iterable[Path]) -> set[Path]:
@@ -121,14 +123,17 @@ class LabelScan:
                 with self._index.reading() as connection:
                     row = label_row_of_file(connection, *place)
                 if not _untouched(file, row if row is not None and row.active else None):
-                    problems, again = self._look(file, LabelSource.OUTSIDE_EDIT, None, patient=True)
-                    if again:
-                        unfinished.add(path)
+                    with _told(self._layout.below_studies(path), problems):
+                        found, again = self._look(file, LabelSource.OUTSIDE_EDIT, None, patient=True)
+                        problems.extend(found)
+                        if again:
+                            unfinished.add(path)
             else:
                 with self._index.reading() as connection:
                     row = label_row_of_file(connection, *place)
                 if row is not None and row.active:
-                    self._missing(row, restore=row.placing is Placing.PROMISED)
+                    with _told(self._layout.below_studies(path), problems):
+                        self._missing(row, restore=row.placing is Placing.PROMISED)
             self._note(path, problems)
         return unfinished
 
@@ -352,6 +357,15 @@ class LabelScan:
                 "INSERT OR REPLACE INTO problems (path, origin, reason) VALUES (?, 'labels', ?)",
                 [(p.path, p.reason) for p in problems],
             )
+
+
+@contextmanager
+def _told(name: str, problems: list[StoreProblem]) -> Iterator[None]:
+    """A full disk or a lost revision is a problem of one label and stops no look at the others."""
+    try:
+        yield
+    except StorageFailed as error:
+        problems.append(StoreProblem(name, error.message))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from labelserver.datastore.archive import write_archive
 from labelserver.datastore.audit import AuditFile, Entry, newest
 from labelserver.datastore.audit_check import Checked, check
 from labelserver.datastore.catalog import Catalog
+from labelserver.datastore.erasing import Eraser, Erasure
 from labelserver.datastore.image_files import ImageStore
 from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
 from labelserver.datastore.image_scan import ImageScan
@@ -105,6 +106,7 @@ class LocalDatastore(Datastore):
         self._labels = Labels(layout, self._index, self._images)
         self._store = ImageStore(layout, self._index, self._images, self._labels, read_only=read_only)
         self._tombstones = Tombstones(layout, self._index, self._images, self._labels, read_only=read_only)
+        self._eraser = Eraser(layout, self._index, self._audit, read_only=read_only)
         self._scanner = Scanner(layout, self._extensions)
         self._image_scan = ImageScan(layout, self._index, self._scanner, read_only=read_only)
         self._label_scan = LabelScan(layout, self._index, self._images, self._labels)
@@ -322,6 +324,14 @@ class LocalDatastore(Datastore):
         """The newest `count` entries (of one image), oldest first."""
         with self._index.reading() as connection:
             return newest(connection, count, image_id)
+
+    def plan_erasure(self, who: str) -> Erasure:
+        """What `erase` would remove for an image id or a patient. Raises `ImageNotFound`."""
+        return self._eraser.plan(who)
+
+    def erase(self, erasure: Erasure, person: str) -> None:
+        """Really remove images and everything made from them; see `erasing.py`."""
+        self._eraser.carry_out(erasure, person)
 
     def verify(self, known_head: str = "") -> Checked:
         """Follow the audit chain and hash every revision; see `audit_check.check`."""

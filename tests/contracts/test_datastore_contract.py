@@ -10,7 +10,7 @@ import pytest
 
 from labelserver.contracts.datastore import Datastore, RevisionStore
 from labelserver.datastore.local import LocalDatastore
-from labelserver.domain.errors import ImageNotFound, InvalidId, LabelNotFound
+from labelserver.domain.errors import Conflict, ImageNotFound, InvalidId, LabelNotFound
 from labelserver.domain.ids import FINAL, ImageId
 from labelserver.imaging.volumes import write_volume
 from tests.fakes.memory_datastore import MemoryDatastore
@@ -230,6 +230,22 @@ def test_the_whole_index_has_the_shape_old_clients_read(
     assert entry["image"]["info"]["name"] == "a.nii.gz"
     assert entry["labels"]["final"]["ext"] == ".nii.gz"
     assert set(entry["labels"]["final"]["info"]) == {"u", "ts", "name"}
+
+
+def test_a_removed_image_is_had_back_with_its_labels(store: Datastore, image_file: str, make_label: MakeLabel) -> None:
+    assert isinstance(store, RevisionStore)
+    store.add_image("a", image_file, {})
+    store.save_label("a", make_label(1), "final", {"value": 1})
+    before = store.json()
+    with pytest.raises(Conflict):
+        store.restore_image(ImageId("a"), "Ada")
+    store.remove_image("a", "Ada")
+    assert store.list_images() == []
+    store.restore_image(ImageId("a"), "Ada")
+    assert store.json() == before
+    assert Path(store.get_label_uri("a", "final")).is_file()
+    with pytest.raises(ImageNotFound):
+        store.restore_image(ImageId("never-there"))
 
 
 def test_every_accepted_label_stays_a_revision(store: Datastore, image_file: str, make_label: MakeLabel) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labelserver.contracts.datastore import Datastore
-from labelserver.domain.errors import ImageNotFound, LabelNotFound
+from labelserver.domain.errors import Conflict, ImageNotFound, LabelNotFound
 from labelserver.domain.ids import FINAL, ImageId, Tag, parse_image_id, parse_tag
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ImageRecord, Provenance, Revision, StoreProblem
@@ -32,6 +32,7 @@ class MemoryDatastore(Datastore):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._images: dict[str, _Image] = {}
+        self._removed: dict[str, tuple[_Image, bytes, dict[str, bytes]]] = {}
         self._revisions: dict[tuple[str, str], list[Revision]] = {}
         self._name, self._description = "new-dataset", "New Dataset"
 
@@ -95,11 +96,27 @@ class MemoryDatastore(Datastore):
             self._images[checked] = _Image(target, info)
         return checked
 
-    def remove_image(self, image_id: str) -> None:
-        self._known(image_id)
-        for tag in list(self.get_labels_by_image_id(image_id)):
+    def remove_image(self, image_id: str, person: str = "") -> None:
+        image = self._known(image_id)
+        labels = {tag: Path(self.get_label_uri(image_id, tag)) for tag in self.get_labels_by_image_id(image_id)}
+        kept = {str(path): path.read_bytes() for path in labels.values()}
+        whole = _Image(image.file, image.info)
+        whole.labels = dict(image.labels)
+        for tag in labels:
             self.remove_label(image_id, tag)
+        self._removed[image_id] = (whole, image.file.read_bytes(), kept)
         self._images.pop(image_id).file.unlink()
+
+    def restore_image(self, image_id: ImageId, person: str = "") -> None:
+        if image_id in self._images:
+            raise Conflict(f"The image {image_id!r} is there.")
+        if image_id not in self._removed:
+            raise ImageNotFound(f"No image {image_id!r} was removed.")
+        image, data, labels = self._removed.pop(image_id)
+        image.file.write_bytes(data)
+        for path, content in labels.items():
+            Path(path).write_bytes(content)
+        self._images[image_id] = image
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         file, tag = Path(label_filename), parse_tag(label_tag)
@@ -107,7 +124,7 @@ class MemoryDatastore(Datastore):
         self.accept_label(checked, file, split_ext(file.name)[1], tag, Provenance(), label_info)
         return image_id
 
-    def remove_label(self, label_id: str, label_tag: str) -> None:
+    def remove_label(self, label_id: str, label_tag: str, person: str = "") -> None:
         uri = self.get_label_uri(parse_image_id(label_id), parse_tag(label_tag))
         if uri:
             Path(uri).unlink()
