@@ -29,6 +29,7 @@ from labelserver.api import (
     scoring,
     sessions,
     train,
+    v1_images,
     v1_jobs,
     v1_models,
     v1_restoring,
@@ -89,7 +90,7 @@ def create_app(server: Server) -> FastAPI:
     app.include_router(pages.router, prefix=settings.api_prefix)
     for router in PEER_ROUTERS:
         app.include_router(router, prefix=settings.api_prefix)
-    for router in (health.router, v1_jobs.router, v1_models.router, v1_restoring.router):
+    for router in (health.router, v1_images.router, v1_jobs.router, v1_models.router, v1_restoring.router):
         app.include_router(router)
     if settings.api_prefix:
         app.include_router(pages.router)

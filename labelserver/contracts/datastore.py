@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from labelserver.domain.ids import ImageId, Tag
+from labelserver.domain.image_lists import ImagePage, ImageQuery
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ImageRecord, Provenance, Revision, StoreProblem
 
@@ -151,3 +153,23 @@ class RevisionStore(Protocol):
     def remove_label(self, label_id: str, label_tag: str, person: str = "") -> None: ...
 
     def problems(self) -> list[StoreProblem]: ...
+
+
+@runtime_checkable
+class ImageListing(Protocol):
+    """What a store offers when its lists cost the same at any size. `LocalDatastore` does.
+
+    "Unlabeled" means without a ``final`` label. The iterators read as far as they are asked.
+    """
+
+    def image_page(self, query: ImageQuery) -> ImagePage:
+        """Raises `InvalidParams` for a place that is not of this order."""
+
+    def unlabeled(self, *, last_first: bool = False) -> Iterator[tuple[str, JsonObject]]:
+        """(id, info), by id."""
+
+    def unlabeled_by_score(self, key: str) -> Iterator[tuple[str, float, JsonObject]]:
+        """(id, score, info) of those with the number `key` in their info, the highest first; ties by id."""
+
+    def sample_unlabeled(self, count: int) -> list[tuple[str, JsonObject]]:
+        """(id, info) of up to `count`, each as likely as any other."""

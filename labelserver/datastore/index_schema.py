@@ -2,16 +2,51 @@
 
 ``PRAGMA user_version`` holds the layout's number. `UPGRADES[n]` leads from n to n + 1; it runs after a copy was made.
 A label is `active` until it is removed, and `shown` while its image is present as well; triggers keep `shown` and
-`scores.waiting` (present, and without a shown ``final`` label) in step, so that lists and counts are index look-ups.
+`waiting` (present, and without a shown ``final`` label) of images and scores in step, so that lists are index look-ups.
 """
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 
-UPGRADES: dict[int, str] = {1: "CREATE INDEX audit_by_image ON audit (image_id, tag, revision)"}
+_TRIGGERS = """
+CREATE TRIGGER image_state_shows_labels AFTER UPDATE OF state ON images WHEN NEW.state <> OLD.state BEGIN
+    UPDATE labels SET shown = (active AND NEW.state = 'present') WHERE image_id = NEW.id;
+    UPDATE images SET waiting = (NEW.state = 'present' AND NOT EXISTS (
+        SELECT 1 FROM labels WHERE image_id = NEW.id AND tag = 'final' AND shown = 1)) WHERE id = NEW.id;
+END;
+CREATE TRIGGER image_added_waits AFTER INSERT ON images WHEN NEW.state = 'present' BEGIN
+    UPDATE images SET waiting = NOT EXISTS (
+        SELECT 1 FROM labels WHERE image_id = NEW.id AND tag = 'final' AND shown = 1) WHERE id = NEW.id;
+END;
+CREATE TRIGGER image_waiting_is_score_waiting AFTER UPDATE OF waiting ON images WHEN NEW.waiting <> OLD.waiting BEGIN
+    UPDATE scores SET waiting = NEW.waiting WHERE image_id = NEW.id;
+END;
+CREATE TRIGGER label_added_ends_waiting AFTER INSERT ON labels WHEN NEW.tag = 'final' AND NEW.shown = 1 BEGIN
+    UPDATE images SET waiting = 0 WHERE id = NEW.image_id;
+END;
+CREATE TRIGGER label_shown_changes_waiting AFTER UPDATE OF shown ON labels
+WHEN NEW.tag = 'final' AND NEW.shown <> OLD.shown BEGIN
+    UPDATE images SET waiting = (NEW.shown = 0 AND state = 'present') WHERE id = NEW.image_id;
+END;
+"""
 
-TABLES = """
+UPGRADES: dict[int, str] = {
+    1: "CREATE INDEX audit_by_image ON audit (image_id, tag, revision)",
+    2: """
+ALTER TABLE images ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0;
+DROP TRIGGER image_state_shows_labels;
+DROP TRIGGER label_added_ends_waiting;
+DROP TRIGGER label_shown_changes_waiting;
+UPDATE images SET waiting = 1 WHERE state = 'present' AND NOT EXISTS (
+    SELECT 1 FROM labels WHERE image_id = images.id AND tag = 'final' AND shown = 1);
+CREATE INDEX images_waiting ON images (id) WHERE waiting = 1;
+"""
+    + _TRIGGERS,  # noqa: S608  constants
+}
+
+TABLES = (
+    """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE images (
@@ -24,10 +59,12 @@ CREATE TABLE images (
     size_bytes INTEGER NOT NULL DEFAULT 0,
     mtime_ns INTEGER NOT NULL DEFAULT 0,
     added_ts REAL NOT NULL,
-    info TEXT NOT NULL DEFAULT '{}'
+    info TEXT NOT NULL DEFAULT '{}',
+    waiting INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX images_by_place ON images (path, series);
 CREATE INDEX images_by_state ON images (state, id);
+CREATE INDEX images_waiting ON images (id) WHERE waiting = 1;
 
 CREATE TABLE folders (                     -- folders with DICOM files, so that unchanged ones are not read again
     path TEXT PRIMARY KEY,
@@ -134,18 +171,6 @@ CREATE TABLE problems (
     reason TEXT NOT NULL,
     PRIMARY KEY (path, origin)
 ) WITHOUT ROWID;
-
-CREATE TRIGGER image_state_shows_labels AFTER UPDATE OF state ON images WHEN NEW.state <> OLD.state BEGIN
-    UPDATE labels SET shown = (active AND NEW.state = 'present') WHERE image_id = NEW.id;
-    UPDATE scores SET waiting = (NEW.state = 'present' AND NOT EXISTS (
-        SELECT 1 FROM labels WHERE image_id = NEW.id AND tag = 'final' AND shown = 1)) WHERE image_id = NEW.id;
-END;
-CREATE TRIGGER label_added_ends_waiting AFTER INSERT ON labels WHEN NEW.tag = 'final' AND NEW.shown = 1 BEGIN
-    UPDATE scores SET waiting = 0 WHERE image_id = NEW.image_id;
-END;
-CREATE TRIGGER label_shown_changes_waiting AFTER UPDATE OF shown ON labels
-WHEN NEW.tag = 'final' AND NEW.shown <> OLD.shown BEGIN
-    UPDATE scores SET waiting = (NEW.shown = 0 AND EXISTS (
-        SELECT 1 FROM images WHERE id = NEW.image_id AND state = 'present')) WHERE image_id = NEW.image_id;
-END;
 """
+    + _TRIGGERS
+)

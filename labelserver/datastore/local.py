@@ -18,6 +18,7 @@ from labelserver.datastore.audit_check import Checked, check
 from labelserver.datastore.catalog import Catalog
 from labelserver.datastore.erasing import Eraser, Erasure
 from labelserver.datastore.image_files import ImageStore
+from labelserver.datastore.image_lists import ImageLists
 from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
 from labelserver.datastore.image_scan import ImageScan
 from labelserver.datastore.index import Index
@@ -32,6 +33,7 @@ from labelserver.datastore.scanning import Scanner
 from labelserver.datastore.tombstones import Tombstones
 from labelserver.domain.errors import ImageNotFound, InvalidSetting, LabelNotFound
 from labelserver.domain.ids import FINAL, ORIGINAL, ImageId, Tag, parse_image_id, parse_tag
+from labelserver.domain.image_lists import ImagePage, ImageQuery
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ImageRecord, LabelSource, Provenance, Revision, StoreProblem
 from labelserver.imaging.formats import split_ext
@@ -42,7 +44,7 @@ _DEFAULT_DESCRIPTION = "New Dataset"
 
 
 class LocalDatastore(Datastore):
-    """Images of a folder and their labels. Also a `RevisionStore` (`contracts/datastore.py`)."""
+    """Images of a folder and their labels. Also a `RevisionStore` and an `ImageListing` (`contracts/datastore.py`)."""
 
     def __init__(
         self,
@@ -102,6 +104,7 @@ class LocalDatastore(Datastore):
         )
         self._audit = AuditFile(layout, self._index)
         self._catalog = Catalog(self._index)
+        self._lists = ImageLists(self._index, self._prefix)
         self._images = ImageFiles(layout, self._index)
         self._labels = Labels(layout, self._index, self._images)
         self._store = ImageStore(layout, self._index, self._images, self._labels, read_only=read_only)
@@ -337,6 +340,18 @@ class LocalDatastore(Datastore):
         """Follow the audit chain and hash every revision; see `audit_check.check`."""
         self._audit.keep()
         return check(self._layout, self._index, known_head)
+
+    def image_page(self, query: ImageQuery) -> ImagePage:
+        return self._lists.page(query)
+
+    def unlabeled(self, *, last_first: bool = False) -> Iterator[tuple[str, JsonObject]]:
+        return self._lists.unlabeled(last_first=last_first)
+
+    def unlabeled_by_score(self, key: str) -> Iterator[tuple[str, float, JsonObject]]:
+        return self._lists.unlabeled_by_score(key)
+
+    def sample_unlabeled(self, count: int) -> list[tuple[str, JsonObject]]:
+        return self._lists.sample_unlabeled(count)
 
     def best_scored(self, key: str, exclude: Collection[str] = ()) -> tuple[str, float] | None:
         """The unlabeled image with the highest score `key` that is not in `exclude`; None if no score is left."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from labelserver.contracts.datastore import Datastore
+from labelserver.contracts.datastore import Datastore, DefaultLabelTag, ImageListing
 from labelserver.domain.errors import TaskFailed
 from labelserver.tasks.base import Strategy
+
+#: Of so many images, chosen evenly, `Random` takes one by its weight.
+_SAMPLE = 64
 
 
 def _candidates(request: Mapping[str, Any], datastore: Datastore) -> list[str]:
@@ -22,6 +26,12 @@ def _candidates(request: Mapping[str, Any], datastore: Datastore) -> list[str]:
     labels = request.get("labels")
     chosen = [labels] if isinstance(labels, str) else list(labels) if labels else None
     return datastore.get_unlabeled_images(request.get("label_tag") or None, chosen)
+
+
+def _listing(request: Mapping[str, Any], datastore: Datastore) -> ImageListing | None:
+    """The store itself where its lists cost the same at any size and the request asks for what they hold."""
+    plain = request.get("label_tag") in (None, "", DefaultLabelTag.FINAL) and not request.get("labels")
+    return datastore if plain and isinstance(datastore, ImageListing) else None
 
 
 def _served_ts(info: Mapping[str, Any], name: str) -> float:
@@ -39,14 +49,18 @@ class Random(Strategy):
         super().__init__(description)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        images = _candidates(request, datastore)
+        listing = _listing(request, datastore)
+        if listing is not None:
+            images = listing.sample_unlabeled(_SAMPLE)
+        else:
+            images = [(i, datastore.get_image_info(i)) for i in _candidates(request, datastore)]
         if not images:
             return None
         name = str(request.get("strategy") or "random")
         now = time.time()
-        weights = [max(1, int(now - _served_ts(datastore.get_image_info(i), name))) for i in images]
+        weights = [max(1, int(now - _served_ts(info, name))) for _, info in images]
         chosen = random.choices(range(len(images)), weights=weights, k=1)[0]
-        return {"id": images[chosen], "weight": weights[chosen]}
+        return {"id": images[chosen][0], "weight": weights[chosen]}
 
 
 class First(Strategy):
@@ -56,8 +70,7 @@ class First(Strategy):
         super().__init__(description)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        images = _candidates(request, datastore)
-        return {"id": min(images)} if images else None
+        return _at_the_end(request, datastore, last=False)
 
 
 class Last(Strategy):
@@ -67,8 +80,16 @@ class Last(Strategy):
         super().__init__(description)
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        images = _candidates(request, datastore)
-        return {"id": max(images)} if images else None
+        return _at_the_end(request, datastore, last=True)
+
+
+def _at_the_end(request: Mapping[str, Any], datastore: Datastore, *, last: bool) -> dict[str, Any] | None:
+    listing = _listing(request, datastore)
+    if listing is not None:
+        found = next(listing.unlabeled(last_first=last), None)
+        return {"id": found[0]} if found is not None else None
+    images = _candidates(request, datastore)
+    return {"id": max(images) if last else min(images)} if images else None
 
 
 class HighestScore(Strategy):
@@ -90,21 +111,40 @@ class HighestScore(Strategy):
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         name = str(request.get("strategy") or self.key)
         now = time.time()
-        ranked = []
-        for image in _candidates(request, datastore):
-            info = datastore.get_image_info(image)
+        chosen: tuple[float, str, float] | None = None
+        for image, score, info in islice(self._ranked(request, datastore), self.k or None):
             served = _served_ts(info, name)
-            ranked.append((_score(info.get(self.key)), 0.0 if now - served > self.reset else served, image))
-        if not ranked:
+            if now - served > self.reset:
+                chosen = (0.0, image, score)
+                break
+            if chosen is None or served < chosen[0]:
+                chosen = (served, image, score)
+        if chosen is None:
             return None
-        ranked.sort(key=lambda item: (-item[0], item[2]))
-        scored = [item for item in ranked if item[0] > -math.inf] or ranked
-        top = scored[: self.k] if self.k > 0 else scored
-        score, _, image = min(top, key=lambda item: (item[1], -item[0], item[2]))
+        _, image, score = chosen
         answer: dict[str, Any] = {"id": image}
         if score > -math.inf:
             answer[self.key] = {"score": score, "ts": int(now)}
         return answer
+
+    def _ranked(self, request: Mapping[str, Any], datastore: Datastore) -> Iterator[tuple[str, float, dict[str, Any]]]:
+        """(id, score, info) of images with a score, best first, ties by id; of all images by id if none has one."""
+        listing = _listing(request, datastore)
+        if listing is not None:
+            scored = listing.unlabeled_by_score(self.key)
+            first = next(scored, None)
+            if first is None:
+                yield from ((image, -math.inf, info) for image, info in listing.unlabeled())
+            else:
+                yield first
+                yield from scored
+            return
+        found = []
+        for image in _candidates(request, datastore):
+            info = datastore.get_image_info(image)
+            found.append((image, _score(info.get(self.key)), info))
+        ranked = [item for item in found if item[1] > -math.inf] or found
+        yield from sorted(ranked, key=lambda item: (-item[1], item[0]))
 
 
 class Epistemic(HighestScore):

@@ -9,31 +9,32 @@ from typing import Any
 import pytest
 
 from labelserver.contracts.datastore import Datastore
+from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import TaskFailed
 from labelserver.tasks.base import Strategy
 from labelserver.tasks.strategies import READY_MADE, Epistemic, First, HighestScore, Last, Random, choose_next
 from tests.fakes.memory_datastore import MemoryDatastore
+from tests.support.study_folder import put_image, put_label
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> MemoryDatastore:
-    made = MemoryDatastore(tmp_path / "store")
+@pytest.fixture(params=["memory", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Datastore:
+    """Without and with lists that cost the same at any size: the answers are alike."""
+    (tmp_path / "store").mkdir()
+    made = MemoryDatastore(tmp_path / "store") if request.param == "memory" else LocalDatastore(tmp_path / "store")
     for name in ("b", "a", "c", "done"):
-        file = tmp_path / f"{name}.nii.gz"
-        file.write_bytes(b"x")
+        file = put_image(tmp_path, f"{name}.nii.gz")
         made.add_image(name, str(file), {"name": file.name})
-    label = tmp_path / "label.nii.gz"
-    label.write_bytes(b"y")
-    made.save_label("done", str(label), "final", {})
+    made.save_label("done", str(put_label(tmp_path / "label.nii.gz")), "final", {})
     return made
 
 
-def test_first_and_last_go_by_name_and_skip_what_is_done(store: MemoryDatastore) -> None:
+def test_first_and_last_go_by_name_and_skip_what_is_done(store: Datastore) -> None:
     assert First()({}, store) == {"id": "a"}
     assert Last()({}, store) == {"id": "c"}
 
 
-def test_random_reaches_every_unlabeled_image_and_reports_the_chosen_ones_weight(store: MemoryDatastore) -> None:
+def test_random_reaches_every_unlabeled_image_and_reports_the_chosen_ones_weight(store: Datastore) -> None:
     store.update_image_info("a", {"strategy": {"random": {"ts": int(time.time()) - 50}}})
     store.update_image_info("b", {"strategy": {"random": {"ts": int(time.time()) + 10}}})
     store.update_image_info("c", {"strategy": {"random": {"ts": int(time.time()) - 50}}})
@@ -47,7 +48,7 @@ def test_random_reaches_every_unlabeled_image_and_reports_the_chosen_ones_weight
     assert seen.get("b", 1) == 1
 
 
-def test_the_best_score_wins_and_top_k_rotate(store: MemoryDatastore) -> None:
+def test_the_best_score_wins_and_top_k_rotate(store: Datastore) -> None:
     for name, score in (("a", 0.1), ("b", 0.9), ("c", 0.8)):
         store.update_image_info(name, {"epistemic_entropy": score})
     assert HighestScore(k=1)({}, store)["id"] == "b"  # type: ignore[index]
@@ -58,7 +59,23 @@ def test_the_best_score_wins_and_top_k_rotate(store: MemoryDatastore) -> None:
     assert HighestScore(k=3)({}, store)["id"] == "b"  # type: ignore[index]
 
 
-def test_a_score_may_be_an_object_and_images_without_one_come_last(store: MemoryDatastore) -> None:
+def test_when_all_were_handed_out_lately_the_one_handed_out_longest_ago_is_next(store: Datastore) -> None:
+    now = int(time.time())
+    for name, score, served in (("a", 0.1, now - 50), ("b", 0.9, now - 10), ("c", 0.8, now - 30)):
+        store.update_image_info(name, {"epistemic_entropy": score, "strategy": {"epistemic": {"ts": served}}})
+    assert Epistemic()({"strategy": "epistemic"}, store)["id"] == "a"  # type: ignore[index]
+    assert Epistemic(k=2)({"strategy": "epistemic"}, store)["id"] == "c"  # type: ignore[index]
+    assert Epistemic(reset=20)({"strategy": "epistemic"}, store)["id"] == "c"  # type: ignore[index]
+
+
+def test_a_request_for_another_tag_or_for_names_is_answered_for_these(store: Datastore, tmp_path: Path) -> None:
+    store.save_label("a", str(put_label(tmp_path / "label.nii.gz")), "draft", {})
+    assert First()({"label_tag": "draft"}, store) == {"id": "b"}
+    assert Last()({"label_tag": "draft"}, store) == {"id": "done"}
+    assert Last()({"label_tag": "final", "labels": []}, store) == {"id": "c"}
+
+
+def test_a_score_may_be_an_object_and_images_without_one_come_last(store: Datastore) -> None:
     store.update_image_info("c", {"my_score": {"score": 0.2, "ts": 1}})
     answer = HighestScore(key="my_score")({}, store)
     assert answer is not None
@@ -76,7 +93,7 @@ class BareId(Strategy):
         return "b"
 
 
-def test_r31_a_bare_id_becomes_a_document_with_path_and_name(store: MemoryDatastore) -> None:
+def test_r31_a_bare_id_becomes_a_document_with_path_and_name(store: Datastore) -> None:
     store.update_image_info("b", {"age": 50})
     answer = choose_next("mine", BareId(), {"client_id": "anna"}, store)
     assert (answer["id"], answer["name"], answer["age"]) == ("b", "b.nii.gz", 50)
@@ -84,7 +101,7 @@ def test_r31_a_bare_id_becomes_a_document_with_path_and_name(store: MemoryDatast
     assert BareId().info() == {"description": "BareId"}
 
 
-def test_every_choice_is_recorded_with_time_and_client(store: MemoryDatastore) -> None:
+def test_every_choice_is_recorded_with_time_and_client(store: Datastore) -> None:
     choose_next("mine", BareId(), {"client_id": "anna"}, store)
     choose_next("first", First(), {}, store)
     choose_next("other", BareId(), {}, store)
@@ -94,7 +111,7 @@ def test_every_choice_is_recorded_with_time_and_client(store: MemoryDatastore) -
     assert set(history) == {"mine", "other"}
 
 
-def test_another_answer_is_an_error_that_names_the_strategy(store: MemoryDatastore) -> None:
+def test_another_answer_is_an_error_that_names_the_strategy(store: Datastore) -> None:
     class Odd(Strategy):
         def __call__(self, request: dict[str, Any], datastore: Datastore) -> Any:
             return {"image": "b"}
