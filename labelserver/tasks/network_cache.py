@@ -156,7 +156,7 @@ def _guarded(read: Callable[[], _Read], path: Path | None) -> _Read:
     """Translate what the readers of torch raise on a file that is not theirs."""
     try:
         return read()
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, OSError) as error:
         name = path.name if path is not None else "The weights"
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TaskFailed(f"{name} cannot be read as weights: {first}") from error

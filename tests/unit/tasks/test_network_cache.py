@@ -105,6 +105,16 @@ def test_weights_that_do_not_fit_say_so(tmp_path: Path) -> None:
         read_state(path)
 
 
+@pytest.mark.parametrize(
+    "noise", [b"", b"x", b"0", b"\x80", b"garbage", b"(((((", b"PK\x03\x04 torn", b"\x80\x02]q\x00."]
+)
+def test_a_file_of_noise_is_refused_by_name(tmp_path: Path, noise: bytes) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(noise)
+    with pytest.raises(TaskFailed, match=r"model\.pt (cannot be read as weights|holds no parameters)"):
+        read_state(path)
+
+
 def test_train_mode_keeps_dropout_active(tmp_path: Path) -> None:
     path = saved(tmp_path / "model.pt", 1.0, "bare")
     assert NetworkCache().get("cpu", network(), WeightFile(path, train_mode=True)).training
