@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -71,27 +72,26 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def place_together(folder: Path, files: Sequence[tuple[str, bytes | Path]]) -> None:
-    """Put several new files into `folder`: all written beside and synced, renamed in order, the folder synced once.
+    """Put several new files into `folder`: written beside, synced at once, renamed in order, folders synced at once.
 
     The last name is the seal: if it is there after a crash, the others are there and whole. A failure leaves none of
     the names that were not there yet. Made folders are synced into their parents up to the first that existed.
     """
-    make_folders(folder)
     placed: list[tuple[Path, Path]] = []
     with storage_errors(files[-1][0]):
+        holding = _made_folders(folder)
         try:
             for name, content in files:
                 target = folder / name
-                temporary = copy_beside(content, target)
-                placed.append((temporary, target))
-                _sync_file(temporary)
+                placed.append((copy_beside(content, target), target))
+            _sync_all([temporary for temporary, _ in placed])
             for temporary, target in placed:
                 temporary.replace(target)
         except BaseException:
             for temporary, _ in placed:
                 temporary.unlink(missing_ok=True)
             raise
-        sync_folder(folder)
+        _sync_all([*holding, folder])
 
 
 def copy_beside(content: bytes | Path, target: Path, *, mode: int = 0o644) -> Path:
@@ -114,19 +114,33 @@ def copy_beside(content: bytes | Path, target: Path, *, mode: int = 0o644) -> Pa
         return temporary
 
 
-def make_folders(folder: Path) -> None:
-    """Make `folder` and its parents, each new name synced into the folder above it."""
-    with storage_errors(folder.name):
-        missing = []
-        while not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        for new in reversed(missing):
-            new.mkdir(exist_ok=True)
-            sync_folder(new.parent)
+def _made_folders(folder: Path) -> list[Path]:
+    """Make `folder` and its parents. Returns the folders that got a new name, not synced."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+    return [new.parent for new in missing]
 
 
-def _sync_file(path: Path) -> None:
+#: Waits for the disk beside the caller; the kernel answers several waits with one write of its journal.
+_SYNCERS = ThreadPoolExecutor(8, "sync")
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    """Sync files and folders at once. All have been tried when this returns or raises."""
+    others = [_SYNCERS.submit(_sync, path) for path in paths[1:]]
+    try:
+        _sync(paths[0])
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

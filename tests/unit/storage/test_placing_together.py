@@ -41,6 +41,28 @@ def test_a_failure_leaves_no_seal_and_no_neighbours(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_names_appear_only_after_the_contents_are_on_the_disk_and_made_folders_are_synced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, str]] = []
+    sync, rename = os.fsync, Path.replace
+
+    def noted_sync(descriptor: int) -> None:
+        steps.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        sync(descriptor)
+
+    def noted_rename(self: Path, target: Path) -> Path:
+        steps.append(("rename", target.name))
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_rename)
+    place_together(tmp_path / "new" / "folder", [("1.nii.gz", b"x"), ("1.json", b"{}")])
+    assert [what for what, _ in steps] == ["sync", "sync", "rename", "rename", "sync", "sync", "sync"]
+    assert all(name.startswith(".tmp-") for _, name in steps[:2])
+    assert {name for _, name in steps[4:]} == {"folder", "new", tmp_path.name}
+
+
 def test_who_waits_for_a_lock_gets_it_when_it_is_free(tmp_path: Path) -> None:
     order: list[str] = []
     waiting = threading.Event()
