@@ -1,4 +1,4 @@
-"""``labelserver datasets``: studies to begin with.
+"""``labelserver datasets``: studies to begin with; what goes in and out of studies (`dataset_verbs.py`).
 
 The phantoms are made on this machine; the Decathlon tasks come from the internet, through MONAI.
 """
@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from labelserver.cli import dataset_verbs
 from labelserver.cli.apps import NOT_COPIED
 from labelserver.cli.failing import CommandFailed
 
@@ -31,7 +32,19 @@ DECATHLON = {
 }
 
 
+cli = typer.Typer(
+    help="Data sets: list or make some to begin with; import, export, erase, log, verify.", invoke_without_command=True
+)
+cli.command("import")(dataset_verbs.import_)
+cli.command("export")(dataset_verbs.export)
+cli.command("erase")(dataset_verbs.erase)
+cli.command("log")(dataset_verbs.log)
+cli.command("verify")(dataset_verbs.verify)
+
+
+@cli.callback()
 def datasets(
+    context: typer.Context,
     download: Annotated[bool, typer.Option("--download", "-d", help="Make or fetch a data set.")] = False,
     name: Annotated[str, typer.Option("--name", "-n", help="Which data set.")] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to put it into.")] = Path(),
@@ -39,7 +52,9 @@ def datasets(
     count: Annotated[int, typer.Option("--count", min=1, help="How many phantoms.")] = 16,
     seed: Annotated[int, typer.Option("--seed", help="Which set of phantoms.")] = 0,
 ) -> None:
-    """List data sets, or make or fetch one."""
+    """List data sets, or make or fetch one. The verbs below work on the data of a studies folder."""
+    if context.invoked_subcommand is not None:
+        return
     if not download:
         _list()
         return

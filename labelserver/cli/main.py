@@ -27,7 +27,7 @@ cli = typer.Typer(
 cli.command("start_server", rich_help_panel="Serve")(start_server.start_server)
 cli.command("start-server", hidden=True)(start_server.start_server)
 cli.command("apps", rich_help_panel="Begin")(apps.apps)
-cli.command("datasets", rich_help_panel="Begin")(datasets.datasets)
+cli.add_typer(datasets.cli, name="datasets", rich_help_panel="Begin")
 cli.command("plugins", rich_help_panel="Begin")(plugins.plugins)
 cli.command("demo", rich_help_panel="Begin")(demo.demo)
 cli.command("doctor", rich_help_panel="Begin")(doctor.doctor)

@@ -1,0 +1,98 @@
+"""``labelserver datasets``: the old flags and the verbs beside them, on a folder that a server may have open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labelserver.cli.main import run
+from labelserver.datastore.local import LocalDatastore
+from tests.support.study_folder import put_image, put_label
+
+
+def command(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run(words)
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalDatastore]:
+    """Open all the while, as by a running server."""
+    put_image(tmp_path / "studies", "a.nii.gz")
+    store = LocalDatastore(tmp_path / "studies")
+    store.save_label("a", str(put_label(tmp_path / "l.nii.gz")), "final", {"user": "Ada"})
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def studies(store: LocalDatastore) -> str:
+    return str(store.layout.studies)
+
+
+def test_the_flags_still_list_and_make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("datasets") == 0
+    assert "Task09_Spleen" in capsys.readouterr().out
+    assert command("datasets", "--download", "--name", "nothing", "--output", str(tmp_path)) != 0
+
+
+def test_import_tells_first_and_does_with_yes(
+    store: LocalDatastore, studies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_image(tmp_path / "in", "b.nii.gz")
+    put_label(tmp_path / "in" / "labels/final/b.nii.gz")
+    assert command("datasets", "import", str(tmp_path / "in"), "--studies", studies) == 0
+    assert "Nothing was changed" in capsys.readouterr().out
+    assert store.list_images() == ["a"]
+    assert command("datasets", "import", str(tmp_path / "in"), "--studies", studies, "--yes") == 0
+    assert store.list_images() == ["a", "b"]
+    assert store.get_labeled_images() == ["a", "b"]
+    assert command("datasets", "import", str(tmp_path / "in"), "--studies", studies, "--format", "x") == 1
+    assert "known are monai-label" in capsys.readouterr().err
+
+
+def test_export_prints_the_hash_that_import_confirms(
+    studies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("datasets", "export", str(tmp_path / "out"), "--studies", studies) == 0
+    shown = capsys.readouterr().out.split("snapshot ")[1].split()[0]
+    (tmp_path / "other").mkdir()
+    assert command("datasets", "import", str(tmp_path / "out"), "--studies", str(tmp_path / "other"), "--yes") == 0
+    assert shown in capsys.readouterr().out
+    assert command("datasets", "export", str(tmp_path / "again"), "--studies", str(tmp_path / "other")) == 0
+    assert shown in capsys.readouterr().out
+    assert command("datasets", "export", str(tmp_path / "out"), "--studies", studies) == 1
+
+
+def test_log_and_verify_tell_of_an_edit(
+    store: LocalDatastore, studies: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("datasets", "log", "--studies", studies) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("Ada", "save", "final 1"))
+    assert command("datasets", "verify", "--studies", studies) == 0
+    head = capsys.readouterr().out.split("hash is ")[1].split()[0]
+    assert command("datasets", "verify", "--studies", studies, "--head", head) == 0
+    file = store.layout.audit_file
+    file.write_text(file.read_text().replace("Ada", "Eve"))
+    assert command("datasets", "verify", "--studies", studies) == 1
+    assert "line 1 of the copy" in capsys.readouterr().out
+
+
+def test_erase_tells_first_and_does_with_yes(
+    store: LocalDatastore, studies: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("datasets", "erase", "a", "--studies", studies) == 0
+    assert "Nothing was changed" in capsys.readouterr().out
+    assert store.list_images() == ["a"]
+    assert command("datasets", "erase", "a", "--studies", studies, "--yes") == 0
+    assert store.list_images() == []
+    assert command("datasets", "erase", "a", "--studies", studies) == 1
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("datasets", "log", "--studies", str(tmp_path / "nowhere")) == 1
+    assert "nowhere" in capsys.readouterr().err
