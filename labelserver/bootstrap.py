@@ -27,6 +27,7 @@ from labelserver.domain.hosts import is_loopback
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.paths import Roots
 from labelserver.engine.local import LocalEngine
+from labelserver.engine.no_app import NoAppEngine
 from labelserver.model_store.local import LocalModelStore
 from labelserver.settings import Settings
 from labelserver.storage.locks import OwnerLock
@@ -112,15 +113,16 @@ def roots_of(settings: Settings) -> Roots:
         raise InvalidSetting("No studies folder was given. Name one with --studies FOLDER.")
     if settings.studies.startswith(("http://", "https://")):
         raise InvalidSetting(f"Remote studies ({settings.studies}) are not there yet; name a folder with --studies.")
-    app = settings.app_dir.expanduser().absolute()
-    if not (app / "main.py").is_file():
+    state = settings.state_dir.expanduser().absolute()
+    app = settings.app_dir.expanduser().absolute() if settings.has_app else state / "app"
+    if settings.has_app and not (app / "main.py").is_file():
         raise InvalidSetting(
             f"The app folder {app} has no main.py. Name one with --app, or fetch one: labelserver apps."
         )
     return Roots(
         app=app,
         studies=Path(settings.studies).expanduser().absolute(),
-        state=settings.state_dir.expanduser().absolute(),
+        state=state,
     )
 
 
@@ -152,7 +154,18 @@ def build_server(settings: Settings) -> Server:
 
 def _wire(settings: Settings, roots: Roots, locks: tuple[OwnerLock, ...]) -> Server:
     model_store = LocalModelStore(roots.app)
-    engine = LocalEngine(
+    engine = _engine(settings, roots, model_store)
+    stores = StoreInUse(engine, _open_store(settings, roots, {}), lambda found: _open_store(settings, roots, found))
+    uploads = UploadStore(
+        settings.upload_dir.expanduser().absolute(), settings.session_expiry, settings.max_upload_bytes
+    )
+    return Server(settings, roots, engine, model_store, uploads, stores, locks)
+
+
+def _engine(settings: Settings, roots: Roots, model_store: ModelStore) -> Engine:
+    if not settings.has_app:
+        return NoAppEngine(_WITHOUT_APP)
+    return LocalEngine(
         settings,
         roots,
         worker_command=[sys.executable, "-m", "labelserver.worker", "serve"],
@@ -160,11 +173,14 @@ def _wire(settings: Settings, roots: Roots, locks: tuple[OwnerLock, ...]) -> Ser
         code_hash=code_hash(roots.app, settings.conf),
         on_version=_decider(model_store),
     )
-    stores = StoreInUse(engine, _open_store(settings, roots, {}), lambda found: _open_store(settings, roots, found))
-    uploads = UploadStore(
-        settings.upload_dir.expanduser().absolute(), settings.session_expiry, settings.max_upload_bytes
-    )
-    return Server(settings, roots, engine, model_store, uploads, stores, locks)
+
+
+#: Strategies that a server without an app offers: name, class in `tasks.strategies`, what it does.
+_WITHOUT_APP = {
+    "random": ("Random", "Random image, preferring those not handed out lately"),
+    "first": ("First", "First unlabeled image by id"),
+    "last": ("Last", "Last unlabeled image by id"),
+}
 
 
 def _open_store(settings: Settings, roots: Roots, arguments: JsonObject) -> LocalDatastore:

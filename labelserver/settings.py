@@ -32,7 +32,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    app_dir: Path = Field(default=Path(), description="App folder with a main.py.")
+    app_dir: Path = Field(
+        default=Path(), description="App folder with a main.py; without one, images and labels alone."
+    )
     studies: str = Field(default="", description="Folder with the images.")
     conf: dict[str, str] = Field(default_factory=dict, description="Options of the app, as JSON; --conf KEY VALUE.")
     labels_dir: Path | None = Field(default=None, description="Where labels go if the studies folder is read-only.")
@@ -68,6 +70,11 @@ class Settings(BaseModel):
 
     leave_jobs: bool = Field(default=False, description="Let jobs run on when the server stops.")
     workers_per_device: int = Field(default=1, ge=1, le=8, description="Worker processes on each device.")
+
+    @property
+    def has_app(self) -> bool:
+        """False for a server that keeps images and labels and has no models."""
+        return self.app_dir != Path()
 
     @property
     def state_dir(self) -> Path:

@@ -47,8 +47,8 @@ def known_task(description: AppDescription | None, family: str, name: str, what:
         return {}
     tasks = table(description.info, family)
     if name not in tasks:
-        known = ", ".join(sorted(tasks)[:20]) or "none"
-        raise TaskNotFound(f"There is no {what} named {name[:100]!r}. Known: {known}.")
+        known = f"Known: {', '.join(sorted(tasks)[:20]) or 'none'}."
+        raise TaskNotFound(f"There is no {what} named {name[:100]!r}. {description.info.get('no_app') or known}")
     return table(tasks, name)
 
 

@@ -112,7 +112,8 @@ def serve(settings: Settings, options: dict[str, Any], verbose: str | None, log_
 
 
 def _taken(settings: Settings) -> CommandFailed:
+    home = settings.app_dir if settings.has_app else settings.state_dir / "app"
     return CommandFailed(
         f"The server could not start on {settings.host}:{settings.port}. If another program has the port, choose one "
-        f"with --port; the log in {settings.app_dir / 'logs' / logs.FILE_NAME} says more."
+        f"with --port; the log in {home / 'logs' / logs.FILE_NAME} says more."
     )

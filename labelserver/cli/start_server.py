@@ -23,7 +23,8 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 def start_server(
     app: Annotated[
-        Path | None, typer.Option("--app", "-a", help="App folder with a main.py.", show_default=False)
+        Path | None,
+        typer.Option("--app", "-a", help="App folder with a main.py; without: images and labels alone."),
     ] = None,
     studies: Annotated[
         str | None, typer.Option("--studies", "-s", help="Folder with the images.", show_default=False)
@@ -81,7 +82,7 @@ def start_server(
     dryrun: Annotated[bool, typer.Option("--dryrun", help="Write the settings to .env, do not serve.")] = False,
     uvicorn_app: Annotated[str | None, typer.Option("--uvicorn_app", "--uvicorn-app", hidden=True)] = None,
 ) -> None:
-    """Serve an app and a folder of images."""
+    """Serve a folder of images, with an app's models if one is named."""
     _check(workers, uvicorn_app, log_level, verbose)
     from labelserver.settings import Settings, install
 
@@ -135,11 +136,9 @@ def _check(workers: int | None, uvicorn_app: str | None, log_level: str, verbose
 
 
 def _check_folders(settings: Settings) -> None:
-    if settings.app_dir == Path():
-        raise CommandFailed("No app was named. Fetch one with `labelserver apps --download`, then say --app FOLDER.")
     if not settings.studies:
         raise CommandFailed("No studies were named. Say --studies FOLDER, the folder with the images.")
-    if not (settings.app_dir / "main.py").is_file():
+    if settings.has_app and not (settings.app_dir / "main.py").is_file():
         raise CommandFailed(f"{settings.app_dir} is not an app: it has no main.py. List apps with `labelserver apps`.")
 
 
@@ -149,7 +148,8 @@ def _listed(text: str | None) -> list[str] | None:
 
 def _write_environment(settings: Settings) -> None:
     """`.env` in this folder, readable by its owner alone because an app's options may hold a password."""
-    (settings.app_dir / "logs").mkdir(parents=True, exist_ok=True)
+    if settings.has_app:
+        (settings.app_dir / "logs").mkdir(parents=True, exist_ok=True)
     Path(settings.studies).mkdir(parents=True, exist_ok=True)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.to_environment().items()]
     target = Path(".env")

@@ -136,7 +136,7 @@ def test_plugins_says_where_to_get_them(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), "--app FOLDER"),
+        ((), "--studies FOLDER"),
         (("--app", "APP"), "--studies FOLDER"),
         (("--app", "nowhere", "--studies", "s"), "no main.py"),
         (("--app", "APP", "--studies", "s", "--workers", "2"), "LABELSERVER_WORKERS_PER_DEVICE"),
