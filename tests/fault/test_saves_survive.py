@@ -86,7 +86,7 @@ def test_processes_that_save_at_once_lose_nothing(processes: int, saves: int, st
     store.close()
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [20, pytest.param(300, marks=pytest.mark.soak)])
 @pytest.mark.timeout(900)
 def test_a_kill_at_any_moment_loses_no_accepted_label(kills: int, studies: Path) -> None:
     chance = random.Random(20261120)
