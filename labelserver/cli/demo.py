@@ -98,7 +98,7 @@ def _turn(
     """Label some images, train, and measure what came of it."""
     begun = time.monotonic()
     corrected = _annotate(client, bar, number, per_round, _references(studies))
-    _train(client, bar, number, {"max_epochs": epochs, "name": f"round_{number}"})
+    _train(client, bar, number, {"max_epochs": epochs, "patches_per_case": 2, "name": f"round_{number}"})
     held_out = _measure(client, bar, number, unseen)
     version = next((model.current or 0 for model in client.models() if model.model == MODEL), 0)
     return Round(number * per_round, version, held_out, corrected, time.monotonic() - begun)
