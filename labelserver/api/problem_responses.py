@@ -28,6 +28,7 @@ STATUS_OF: dict[type[LabelServerError], int] = {
     errors.NotFound: 404,
     errors.Refused: 422,
     errors.Conflict: 409,
+    errors.LabelChanged: 412,
     errors.NotAllowed: 403,
     errors.TooLarge: 413,
     errors.Busy: 429,

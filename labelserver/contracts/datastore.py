@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol, runtime_checkable
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.image_lists import ImagePage, ImageQuery
 from labelserver.domain.json_types import JsonObject
-from labelserver.domain.labels import ImageRecord, Provenance, Revision, StoreProblem
+from labelserver.domain.labels import Expected, ImageRecord, Numbering, Provenance, Revision, StoreProblem
 
 
 class DefaultLabelTag(StrEnum):
@@ -134,11 +134,26 @@ class RevisionStore(Protocol):
     def image(self, image_id: ImageId) -> ImageRecord: ...
 
     def accept_label(
-        self, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
+        self,
+        image_id: ImageId,
+        file: Path,
+        ext: str,
+        tag: Tag,
+        provenance: Provenance,
+        info: JsonObject,
+        *,
+        expected: Expected = None,
+        numbering: Numbering = Numbering.SCHEMA,
+        floats: bool = True,
     ) -> Revision:
-        """Check geometry, store a new revision, make it current.
+        """Check geometry and names, store a new revision, make it current.
 
-        Raises: `ImageNotFound`, `GridsDiffer`, `UnreadableFile`, `UnsupportedFormat`, `DiskFull`.
+        `expected` is compared with the current label inside the transaction that accepts the new one. `numbering`
+        counts for labels whose info names no segments. Without `floats`, voxels of a floating-point type are refused
+        even where they are whole numbers.
+
+        Raises: `ImageNotFound`, `GridsDiffer`, `UnreadableFile`, `UnsupportedFormat`, `UnknownLabelName`,
+        `LabelChanged`, `DiskFull`.
         """
 
     def current_revision(self, image_id: ImageId, tag: Tag) -> Revision: ...

@@ -38,7 +38,7 @@ from labelserver.datastore.label_rows import (
     revisions_of,
     settle,
 )
-from labelserver.datastore.labels import NO_SCHEMA, Labels, imported
+from labelserver.datastore.labels import Labels, imported
 from labelserver.datastore.layout import Layout
 from labelserver.datastore.scanning import walk_files
 from labelserver.domain.errors import ImageNotFound, InvalidId, LabelServerError, Refused, StorageFailed, UnreadableFile
@@ -293,7 +293,7 @@ class LabelScan:
                 parent=None,
                 created_ts=file.mtime_ns / 1e9,
                 provenance=imported(info, LabelSource.IMPORT),
-                schema_version=NO_SCHEMA,
+                schema_version=0,
                 info=dict(info or {}),
             )
             with self._labels.locked(revision.image_id):

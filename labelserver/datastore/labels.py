@@ -17,13 +17,14 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from labelserver.datastore import audit, revision_files
 from labelserver.datastore.image_rows import ImageFiles, ImageRow, present_image
 from labelserver.datastore.index import Index
-from labelserver.datastore.label_check import check_label
+from labelserver.datastore.label_check import CHECK_NOTES, CheckedLabel, check_label
 from labelserver.datastore.label_rows import (
     LabelRow,
     Placing,
@@ -35,41 +36,92 @@ from labelserver.datastore.label_rows import (
     revision_of,
     settle,
 )
+from labelserver.datastore.label_values import Assigner
 from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump
-from labelserver.domain.errors import ImageNotFound, InvalidSetting, LabelNotFound, LabelServerError
+from labelserver.datastore.project import Project
+from labelserver.domain.errors import (
+    ImageNotFound,
+    InvalidSetting,
+    LabelChanged,
+    LabelNotFound,
+    LabelServerError,
+    StoredDataInvalid,
+)
 from labelserver.domain.ids import ImageId, Tag, folder_key
 from labelserver.domain.json_types import JsonObject
-from labelserver.domain.labels import LabelSource, Provenance, Revision
+from labelserver.domain.labels import ANY_LABEL, Expected, LabelSource, Numbering, Provenance, Revision
 from labelserver.storage import atomic
 from labelserver.storage.atomic import storage_errors
 from labelserver.storage.checksums import sha256_of
 from labelserver.storage.locks import exclusive
 
-#: Revisions name the version of the label schema they were made under; without a schema it is 0.
-NO_SCHEMA = 0
+
+@dataclass(frozen=True, slots=True)
+class SaveOptions:
+    """How one upload is to be taken (`contracts.datastore.RevisionStore.accept_label`)."""
+
+    expected: Expected
+    numbering: Numbering
+    floats: bool
 
 
 class Labels:
     """Accepts, shows and removes labels of one store."""
 
-    def __init__(self, layout: Layout, index: Index, images: ImageFiles) -> None:
+    def __init__(self, layout: Layout, index: Index, images: ImageFiles, project: Project) -> None:
         self._layout = layout
         self._index = index
         self._images = images
+        self._project = project
 
     def accept(
-        self, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
+        self,
+        image_id: ImageId,
+        file: Path,
+        ext: str,
+        tag: Tag,
+        provenance: Provenance,
+        info: JsonObject,
+        options: SaveOptions,
     ) -> Revision:
-        """Check `file` and store it as the newest revision (see the module's docstring for the order)."""
+        """Check `file` and store it as the newest revision (see the module's docstring for the order).
+
+        `info` as the caller gives it; what was found out about the voxels is added (`CHECK_NOTES`).
+        """
+        self.tag_folder(tag)
         with self._index.reading() as connection:
             image = present_image(connection, image_id)
-        checked = check_label(file, ext, image.record.kind, self._images.grid(image), self._layout.spool)
+            check_expected(connection, image_id, tag, options.expected)
+        assigner = Assigner(self._project, info, options.numbering)
+        grid, spool = self._images.grid(image), self._layout.spool
+        checked = check_label(file, ext, image.record.kind, grid, spool, assigner, floats=options.floats)
         try:
             with self.locked(image_id):
-                return self._store(image, checked.file, ext, tag, provenance, {**info, **checked.note})
+                return self._store(image, checked, ext, tag, provenance, _without_notes(info), options.expected)
         finally:
             checked.discard()
+
+    def restore(self, image_id: ImageId, tag: Tag, number: int, provenance: Provenance, expected: Expected) -> Revision:
+        """Store the content of an older revision once more, byte for byte, as the newest.
+
+        Raises:
+            LabelNotFound: there is no such revision.
+            StoredDataInvalid: its file is not what was stored.
+            LabelChanged: as `expected` says.
+        """
+        with self.locked(image_id):
+            with self._index.reading() as connection:
+                image = present_image(connection, image_id)
+                check_expected(connection, image_id, tag, expected)
+                old = revision_of(connection, image_id, tag, number)
+            if old is None:
+                raise LabelNotFound(f"The label {tag!r} of {image_id!r} has no revision {number}.")
+            file = self.file_of(old)
+            if not file.is_file() or sha256_of(file) != old.sha256:
+                raise StoredDataInvalid(f"The file of revision {number} is damaged or gone; it cannot be restored.")
+            stored = CheckedLabel(file, False, {}, old.schema_version)
+            return self._store(image, stored, old.ext, tag, provenance, {**old.info, "restored_from": number}, expected)
 
     @contextmanager
     def locked(self, image_id: str) -> Iterator[None]:
@@ -78,10 +130,17 @@ class Labels:
             yield
 
     def _store(
-        self, image: ImageRow, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
+        self,
+        image: ImageRow,
+        checked: CheckedLabel,
+        ext: str,
+        tag: Tag,
+        provenance: Provenance,
+        info: JsonObject,
+        expected: Expected = None,
     ) -> Revision:
         """Store a checked file. The caller holds the image's lock."""
-        image_id = image.record.image_id
+        image_id, file = image.record.image_id, checked.file
         folder = self.tag_folder(tag)
         with self._index.reading() as connection:
             before = label_row(connection, image_id, tag)
@@ -103,8 +162,8 @@ class Labels:
             parent=before.current if before is not None and before.active else None,
             created_ts=now,
             provenance=provenance,
-            schema_version=NO_SCHEMA,
-            info=info,
+            schema_version=checked.schema_version,
+            info={**info, **checked.note},
         )
         revision_files.write(self._layout, revision, image.record, image.series, file)
         target = folder / name
@@ -114,6 +173,7 @@ class Labels:
             row = self._row_for(revision, name, copy)
             with self._index.writing() as connection:
                 present_image(connection, image_id)
+                check_expected(connection, image_id, tag, expected)
                 insert_revision(connection, revision)
                 put_label(connection, row)
                 settle(connection, now)
@@ -238,6 +298,21 @@ class Labels:
                     self.show_again(row)
         return path if path.exists() else None
 
+    def edited_file(self, image_id: ImageId, tag: Tag) -> Path | None:
+        """The file below ``labels/`` if it is not as we left it; None also if there is none."""
+        if self._layout.labels is None:
+            return None
+        with self._index.reading() as connection:
+            row = label_row(connection, image_id, tag)
+        if row is None or not row.active or row.placing is Placing.PROMISED:
+            return None
+        path = self._layout.labels / tag / row.file
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return None
+        return None if (status.st_size, status.st_mtime_ns) == (row.size_bytes, row.mtime_ns) else path
+
     def image_of(self, image_id: str) -> ImageRow | None:
         """The present image, or None."""
         with self._index.reading() as connection:
@@ -251,18 +326,48 @@ class Labels:
     ) -> Revision:
         """Check and store what another program put below ``labels/``. The caller holds the image's lock.
 
-        `info` is what the peer's index tells about it; without it, the label's info so far is kept.
+        `info` is what the peer's index tells about it; without it, the label's info so far is kept, whose numbers are
+        those of an earlier upload and say nothing about this file: it holds the schema's values.
         """
-        checked = check_label(file, ext, image.record.kind, self._images.grid(image), self._layout.spool)
+        assigner = Assigner(self._project, info or {}, Numbering.SCHEMA)
+        checked = check_label(file, ext, image.record.kind, self._images.grid(image), self._layout.spool, assigner)
         try:
             with self._index.reading() as connection:
                 row = label_row(connection, image.record.image_id, tag)
             told = info if info is not None else (row.info if row is not None else {})
-            kept = {k: v for k, v in told.items() if k not in ("ts", "name", "reordered")}
-            provenance = imported(info, source)
-            return self._store(image, checked.file, ext, tag, provenance, {**kept, **checked.note})
+            kept = {k: v for k, v in _without_notes(told).items() if k not in ("ts", "name")}
+            return self._store(image, checked, ext, tag, imported(info, source), kept)
         finally:
             checked.discard()
+
+
+def _without_notes(info: JsonObject) -> JsonObject:
+    return {key: value for key, value in info.items() if key not in CHECK_NOTES}
+
+
+def check_expected(connection: sqlite3.Connection, image_id: ImageId, tag: Tag, expected: Expected) -> None:
+    """Raises `LabelChanged`, naming the current revision, unless the label is as `expected`."""
+    if expected is None:
+        return
+    row = label_row(connection, image_id, tag)
+    current = revision_of(connection, image_id, tag, row.current) if row is not None and row.active else None
+    if current is None:
+        if not expected:
+            return
+        raise LabelChanged(f"The image {image_id!r} has no label under the tag {tag!r} any more; it was removed.")
+    if current.sha256 in expected or ANY_LABEL in expected:
+        return
+    when = datetime.fromtimestamp(current.created_ts, tz=UTC).isoformat(timespec="seconds")
+    author = current.provenance.person or "somebody"
+    raise LabelChanged(
+        f"This label is at revision {current.number} by {author} of {when}, which is not the one you started from. "
+        "Fetch it, compare, and save again; your drawing was not stored.",
+        number=current.number,
+        author=current.provenance.person,
+        time=when,
+        created_ts=current.created_ts,
+        sha256=current.sha256,
+    )
 
 
 def imported(info: JsonObject | None, source: LabelSource) -> Provenance:

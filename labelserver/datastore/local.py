@@ -7,11 +7,12 @@ are taken in this order and never the other way: first look, image, index, SQLit
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from labelserver.contracts.datastore import Datastore
+from labelserver.datastore import audit
 from labelserver.datastore.archive import write_archive
 from labelserver.datastore.audit import AuditFile, Entry, newest
 from labelserver.datastore.audit_check import Checked, check
@@ -22,20 +23,32 @@ from labelserver.datastore.image_lists import ImageLists
 from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
 from labelserver.datastore.image_scan import ImageScan
 from labelserver.datastore.index import Index
+from labelserver.datastore.label_diff import diff_files
 from labelserver.datastore.label_rows import label_row, revision_of, revisions_of
 from labelserver.datastore.label_scan import LabelScan
-from labelserver.datastore.labels import Labels
+from labelserver.datastore.labels import Labels, SaveOptions
 from labelserver.datastore.layout import Layout, check_format, locate
 from labelserver.datastore.peer_index import PeerIndex, read_peer_index
 from labelserver.datastore.plain_json import dump, load_object, plain_object, scores_of
 from labelserver.datastore.rebuilding import fill, put_scores
 from labelserver.datastore.scanning import Scanner
+from labelserver.datastore.project import Project
 from labelserver.datastore.tombstones import Tombstones
 from labelserver.domain.errors import ImageNotFound, InvalidSetting, LabelNotFound
 from labelserver.domain.ids import FINAL, ORIGINAL, ImageId, Tag, parse_image_id, parse_tag
+from labelserver.domain.diffs import LabelDiff
 from labelserver.domain.image_lists import ImagePage, ImageQuery
 from labelserver.domain.json_types import JsonObject
-from labelserver.domain.labels import ImageRecord, LabelSource, Provenance, Revision, StoreProblem
+from labelserver.domain.labels import (
+    Expected,
+    ImageRecord,
+    LabelSource,
+    Numbering,
+    Provenance,
+    Revision,
+    StoreProblem,
+)
+from labelserver.domain.schema import LabelSchema
 from labelserver.imaging.formats import split_ext
 from labelserver.storage.locks import exclusive
 
@@ -106,7 +119,8 @@ class LocalDatastore(Datastore):
         self._catalog = Catalog(self._index)
         self._lists = ImageLists(self._index, self._prefix)
         self._images = ImageFiles(layout, self._index)
-        self._labels = Labels(layout, self._index, self._images)
+        self._project = Project(layout, self._index)
+        self._labels = Labels(layout, self._index, self._images, self._project)
         self._store = ImageStore(layout, self._index, self._images, self._labels, read_only=read_only)
         self._tombstones = Tombstones(layout, self._index, self._images, self._labels, read_only=read_only)
         self._eraser = Eraser(layout, self._index, self._audit, read_only=read_only)
@@ -117,6 +131,7 @@ class LocalDatastore(Datastore):
 
     @property
     def layout(self) -> Layout:
+        self._project.schema()
         """Where this store keeps its files."""
         return self._layout
 
@@ -297,10 +312,23 @@ class LocalDatastore(Datastore):
         return ImageRecord(record.image_id, record.kind, record.ext, f"{self._prefix}{record.path}", record.info)
 
     def accept_label(
-        self, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
+        self,
+        image_id: ImageId,
+        file: Path,
+        ext: str,
+        tag: Tag,
+        provenance: Provenance,
+        info: JsonObject,
+        *,
+        expected: Expected = None,
+        numbering: Numbering = Numbering.SCHEMA,
+        floats: bool = True,
     ) -> Revision:
         """See `contracts.datastore.RevisionStore`; the order of the save stands in `labels.py`."""
-        revision = self._labels.accept(image_id, file, ext, tag, provenance, plain_object(info))
+        self._notice(image_id, tag)
+        plain = plain_object(info)
+        options = SaveOptions(expected, numbering, floats)
+        revision = self._labels.accept(image_id, file, ext, tag, provenance, plain, options)
         self._audit.keep()
         return revision
 
@@ -308,6 +336,49 @@ class LocalDatastore(Datastore):
         return self._labels.current(image_id, tag)
 
     def revisions(self, image_id: ImageId, tag: Tag) -> list[Revision]:
+    def restore_revision(
+        self, image_id: ImageId, tag: Tag, number: int, provenance: Provenance, *, expected: Expected = None
+    ) -> Revision:
+        """See `contracts.labels.RevisionHistory`."""
+        self._notice(image_id, tag)
+        revision = self._labels.restore(image_id, tag, number, provenance, expected)
+        self._audit.keep()
+        return revision
+
+    def label_file(self, image_id: ImageId, tag: Tag) -> tuple[Revision, Path]:
+        """See `contracts.labels.RevisionHistory`."""
+        self._notice(image_id, tag)
+        revision = self._labels.current(image_id, tag)
+        return revision, self._labels.file_of(revision)
+
+    def diff_revisions(self, image_id: ImageId, tag: Tag, before: int, after: int) -> LabelDiff:
+        """See `contracts.labels.RevisionHistory`."""
+        files = [(self._revision(image_id, tag, n), self.revision_file(image_id, tag, n)) for n in (before, after)]
+        return diff_files(files[0], files[1], self._project.schema())
+
+    def _notice(self, image_id: ImageId, tag: Tag) -> None:
+        """Take up what another program has just written in the label's place, before it is answered or replaced."""
+        edited = self._labels.edited_file(image_id, tag)
+        if edited is not None:
+            self._label_scan.files([edited])
+
+    def schema(self) -> LabelSchema:
+        return self._project.schema()
+
+    def set_schema(self, wanted: LabelSchema, *, based_on: int | None = None, person: str = "") -> LabelSchema:
+        """See `contracts.labels.SchemaStore`."""
+        schema = self._project.replace(wanted, based_on)
+        with self._index.writing() as connection:
+            audit.record(connection, audit.Act("schema", person, detail={"version": schema.version}))
+        self._audit.keep()
+        return schema
+
+    def learn_labels(self, names: Sequence[str]) -> None:
+        self._project.learn(names)
+
+    def label_values(self) -> dict[str, int]:
+        return self._project.schema().values()
+
         """Oldest first; also of labels that were removed."""
         with self._index.reading() as connection:
             return revisions_of(connection, image_id, tag)
@@ -318,7 +389,10 @@ class LocalDatastore(Datastore):
             revision = revision_of(connection, image_id, tag, number)
         if revision is None:
             raise LabelNotFound(f"The label {tag!r} of {image_id!r} has no revision {number}.")
-        return self._labels.file_of(revision)
+        return self._labels.file_of(self._revision(image_id, tag, number))
+
+    def _revision(self, image_id: ImageId, tag: Tag, number: int) -> Revision:
+        return revision
 
     def problems(self) -> list[StoreProblem]:
         return self._catalog.problems()

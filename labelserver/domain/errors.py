@@ -5,8 +5,9 @@
         ImageNotFound LabelNotFound TaskNotFound ModelNotFound JobNotFound UploadNotFound
       Refused           the request cannot be carried out as it stands
         InvalidId InvalidPrompt InvalidParams GridsDiffer UnsupportedFormat UnreadableFile InvalidSetting NoImageGiven
+        UnknownLabelName
       Conflict          right now something else stands in the way
-        VersionTaken IllegalTransition FolderInUse RequestCancelled
+        VersionTaken IllegalTransition FolderInUse RequestCancelled LabelChanged
       NotAllowed        the caller, host or origin may not do this
       TooLarge          more bytes than this server takes
       Busy              try again later
@@ -127,6 +128,10 @@ class NoImageGiven(Refused):
     """An inference without image id, upload or session."""
 
 
+class UnknownLabelName(Refused):
+    """A segment whose name the project's strict schema does not know."""
+
+
 class Conflict(LabelServerError):
     """Right now something else stands in the way."""
 
@@ -145,6 +150,10 @@ class FolderInUse(Conflict):
 
 class RequestCancelled(Conflict):
     """Whoever asked no longer wants the answer; the task ended between two steps."""
+
+
+class LabelChanged(Conflict):
+    """Somebody saved this label since the caller last saw it (If-Match); nothing was stored."""
 
 
 class NotAllowed(LabelServerError):

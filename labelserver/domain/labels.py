@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.json_types import JsonObject
@@ -25,6 +27,22 @@ class LabelSource(StrEnum):
     PROMPTS = "prompts"
     IMPORT = "import"  #: lay in the folder when it was first opened
     OUTSIDE_EDIT = "outside_edit"  #: the file below labels/ was changed by another program
+    RESTORE = "restore"  #: the content of an older revision, made current again
+
+
+#: What a saver takes for granted about the current label: None, nothing; empty, that there is none; else that its
+#: SHA-256 is one of these.
+Expected: TypeAlias = Collection[str] | None
+
+#: As an expected SHA-256: whatever it is, there is a label.
+ANY_LABEL = "*"
+
+
+class Numbering(StrEnum):
+    """What the voxel values of an upload without names are."""
+
+    SCHEMA = "schema"  #: the project's own values
+    CONTIGUOUS = "contiguous"  #: the ids 1..N that old clients are shown
 
 
 @dataclass(frozen=True, slots=True)

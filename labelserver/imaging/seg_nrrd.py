@@ -5,6 +5,7 @@ Source: https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmenta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Segment:
     color: tuple[int, int, int]
     layer: int
     value: int
+    segment_id: str = ""  #: the viewer's; it stays when a segment is renamed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,11 +98,19 @@ def read_seg_nrrd(path: Path) -> SegNrrd:
     return SegNrrd(layers, grid, segments)
 
 
-def rewrite_on(path: Path, source: Path, layers: NDArray[Any], grid: Grid) -> None:
-    """Write `source`'s segments with re-ordered `layers` (L, I, J, K) on another grid, keeping all other fields."""
+def rewrite_on(
+    path: Path, source: Path, layers: NDArray[Any], grid: Grid, changes: Mapping[int, int] | None = None
+) -> None:
+    """Write `source`'s segments with other `layers` (L, I, J, K) on another grid, keeping all other fields.
+
+    `changes`: label value in `source` -> label value in `layers`, where they differ.
+    """
     header = read_header(source)
     kept = {k: v for k, v in header.items() if k.startswith("Segment") and not k.endswith("_Extent")}
     kept.pop("Segmentation_ReferenceImageExtentOffset", None)
+    for key, value in kept.items():
+        if changes and key.endswith("_LabelValue") and str(value).strip().isdigit():
+            kept[key] = str(changes.get(int(value), int(value)))
     several = len(layers) > 1
     fields = {**geometry_fields(grid.affine, list_axis=several), **kept}
     write_array(path, layers if several else layers[0], fields, compress=str(header.get("encoding")) != "raw")
@@ -139,6 +149,7 @@ def _segments(path: Path, header: NrrdHeader, layer_count: int) -> list[Segment]
             raise UnreadableFile(f"{path.name}: segment {index} has a damaged colour, layer or value.") from error
         if not 0 <= layer < layer_count:
             raise UnreadableFile(f"{path.name}: segment {index} lies in layer {layer}, but there are {layer_count}.")
-        found.append(Segment(str(header.get(prefix + "Name", f"Segment_{index + 1}")), color, layer, value))
+        name = str(header.get(prefix + "Name", f"Segment_{index + 1}"))
+        found.append(Segment(name, color, layer, value, str(header.get(prefix + "ID", ""))))
         index += 1
     return found

@@ -14,7 +14,7 @@ from labelserver.contracts.datastore import Datastore
 from labelserver.domain.errors import Conflict, ImageNotFound, LabelNotFound
 from labelserver.domain.ids import FINAL, ImageId, Tag, parse_image_id, parse_tag
 from labelserver.domain.json_types import JsonObject
-from labelserver.domain.labels import ImageRecord, Provenance, Revision, StoreProblem
+from labelserver.domain.labels import Expected, ImageRecord, Numbering, Provenance, Revision, StoreProblem
 from labelserver.imaging.formats import kind_of, split_ext
 from labelserver.storage.checksums import sha256_of
 
@@ -177,7 +177,17 @@ class MemoryDatastore(Datastore):
         return ImageRecord(image_id, kind_of(ext), ext, f"{image_id}{ext}", dict(image.info))
 
     def accept_label(
-        self, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
+        self,
+        image_id: ImageId,
+        file: Path,
+        ext: str,
+        tag: Tag,
+        provenance: Provenance,
+        info: JsonObject,
+        *,
+        expected: Expected = None,
+        numbering: Numbering = Numbering.SCHEMA,
+        floats: bool = True,
     ) -> Revision:
         image = self._known(image_id)
         target = self._folder / "labels" / tag / f"{image_id}{ext}"

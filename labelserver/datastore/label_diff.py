@@ -1,0 +1,150 @@
+"""Compare two revisions of a label, voxel by voxel and label by label.
+
+Flat maps are compared slab by slab, so that memory stays small. Segmentation files are compared segment by segment,
+because their layers may overlap; a segment is known by the schema value that its revision recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelserver.domain.diffs import Ijk, LabelDiff, ValueDiff
+from labelserver.domain.errors import GridsDiffer, UnsupportedFormat
+from labelserver.domain.labels import Revision
+from labelserver.domain.schema import LabelSchema, generic_name
+from labelserver.imaging.formats import has_voxels
+from labelserver.imaging.seg_nrrd import read_seg_nrrd
+from labelserver.imaging.volumes import read_volume
+
+_VALUES = 1 << 16
+_SLAB_VOXELS = 1 << 20
+
+Masks = dict[int, NDArray[np.bool_]]  #: stored value -> (I, J, K)
+
+
+def diff_files(before: tuple[Revision, Path], after: tuple[Revision, Path], schema: LabelSchema) -> LabelDiff:
+    """What changed from one stored revision to another of the same image and tag.
+
+    Raises:
+        UnsupportedFormat: a label without voxels.
+        GridsDiffer: the image was replaced in between.
+    """
+    for revision, _ in (before, after):
+        if not has_voxels(revision.ext):
+            raise UnsupportedFormat(f"Revision {revision.number} is a {revision.ext} file without voxels to compare.")
+    if any(_layered(*side) for side in (before, after)):
+        return _diff_masks(before[0].number, after[0].number, masks_of(*before), masks_of(*after), schema)
+    return _diff_maps(before[0].number, after[0].number, _flat(*before), _flat(*after), schema)
+
+
+def masks_of(revision: Revision, file: Path) -> Masks:
+    """One mask per stored value; of overlapping segments each is whole."""
+    if not _layered(revision, file):
+        voxels = _flat(revision, file)
+        return {int(value): voxels == value for value in np.unique(voxels) if value}
+    segments = read_seg_nrrd(file)
+    values = layer_values(revision)
+    masks: Masks = {}
+    for index, segment in enumerate(segments.segments):
+        value = values.get((segment.layer, segment.value), segment.value)
+        mask = segments.mask(index)
+        masks[value] = masks[value] | mask if value in masks else mask
+    return masks
+
+
+def layer_values(revision: Revision) -> dict[tuple[int, int], int]:
+    """(layer, value in the layer) -> schema value, as recorded when the revision was accepted."""
+    listed = revision.info.get("segments")
+    return {
+        (int(told["layer"]), int(told["layer_value"])): int(told["value"])
+        for told in (listed if isinstance(listed, list) else ())
+        if isinstance(told, Mapping) and "layer" in told
+    }
+
+
+def _layered(revision: Revision, file: Path) -> bool:
+    return revision.ext.lower() == ".seg.nrrd" and len(read_seg_nrrd(file).layers) > 1
+
+
+def _flat(revision: Revision, file: Path) -> NDArray[Any]:
+    if revision.ext.lower() == ".seg.nrrd":
+        layer: NDArray[Any] = read_seg_nrrd(file).layers[0]
+        return layer
+    return read_volume(file).voxels
+
+
+def _diff_maps(first: int, second: int, before: NDArray[Any], after: NDArray[Any], schema: LabelSchema) -> LabelDiff:
+    _check_shapes(before, after)
+    sizes = np.zeros((4, _VALUES), np.int64)  # before, after, added, removed
+    low, high = [_VALUES] * 3, [-1] * 3
+    changed = 0
+    slab = max(1, _SLAB_VOXELS // (before.shape[0] * before.shape[1]))
+    for begin in range(0, before.shape[2], slab):
+        old = before[..., begin : begin + slab].astype(np.int64)
+        new = after[..., begin : begin + slab].astype(np.int64)
+        sizes[0] += np.bincount(old.ravel(), minlength=_VALUES)
+        sizes[1] += np.bincount(new.ravel(), minlength=_VALUES)
+        differs = old != new
+        if differs.any():
+            sizes[2] += np.bincount(new[differs], minlength=_VALUES)
+            sizes[3] += np.bincount(old[differs], minlength=_VALUES)
+            changed += int(differs.sum())
+            _widen(low, high, differs, begin)
+    values = np.flatnonzero(sizes[:2].any(axis=0))
+    labels = [_value_diff(int(v), schema, *(int(n) for n in sizes[:, v])) for v in values if v]
+    return _diff(first, second, labels, changed, low, high)
+
+
+def _diff_masks(first: int, second: int, before: Masks, after: Masks, schema: LabelSchema) -> LabelDiff:
+    anything = next(iter((*before.values(), *after.values())), None)
+    if anything is None:
+        return LabelDiff(first, second, (), 0, None, None)
+    nothing = np.zeros(anything.shape, np.bool_)
+    touched = nothing.copy()
+    labels = []
+    for value in sorted({*before, *after}):
+        old, new = before.get(value, nothing), after.get(value, nothing)
+        _check_shapes(old, new)
+        added, removed = new & ~old, old & ~new
+        touched |= added | removed
+        counts = (int(part.sum()) for part in (old, new, added, removed))
+        labels.append(_value_diff(value, schema, *counts))
+    low, high = [_VALUES] * 3, [-1] * 3
+    _widen(low, high, touched, 0)
+    return _diff(first, second, labels, int(touched.sum()), low, high)
+
+
+def _value_diff(value: int, schema: LabelSchema, *counts: int) -> ValueDiff:
+    entry = schema.of_value(value)
+    before, after, added, removed = counts
+    return ValueDiff(value, entry.name if entry else generic_name(value), before, after, added, removed)
+
+
+def _widen(low: list[int], high: list[int], differs: NDArray[np.bool_], offset_k: int) -> None:
+    """Let the box [low, high] hold the voxels that differ in a slab that begins at `offset_k`."""
+    for axis in range(3):
+        inside = np.flatnonzero(differs.any(axis=tuple(a for a in range(3) if a != axis)))
+        if inside.size:
+            offset = offset_k if axis == 2 else 0
+            low[axis] = min(low[axis], int(inside[0]) + offset)
+            high[axis] = max(high[axis], int(inside[-1]) + offset)
+
+
+def _diff(first: int, second: int, labels: list[ValueDiff], changed: int, low: list[int], high: list[int]) -> LabelDiff:
+    box: tuple[Ijk | None, Ijk | None] = (None, None)
+    if changed:
+        box = ((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return LabelDiff(first, second, tuple(labels), changed, *box)
+
+
+def _check_shapes(before: NDArray[Any], after: NDArray[Any]) -> None:
+    if before.shape != after.shape:
+        raise GridsDiffer(
+            f"The revisions have the shapes {before.shape} and {after.shape}: the image was replaced in between, so "
+            "they cannot be compared."
+        )
