@@ -59,6 +59,12 @@ class StoreInUse:
                 self._arguments = wanted
             return self._store
 
+    @property
+    def local(self) -> LocalDatastore | None:
+        """The store in use if it is a local one; never opens another."""
+        with self._lock:
+            return self._store if isinstance(self._store, LocalDatastore) else None
+
     def _open(self, arguments: JsonObject | None) -> Datastore:
         if arguments is None:
             return DatastoreThroughLead(self._engine)

@@ -22,6 +22,12 @@ logger = logging.getLogger(__name__)
 CLEAN_UP_S = 300.0
 #: seconds between looks at what has changed: the store in use, a training that ended.
 LOOK_S = 1.0
+#: seconds after the start until kept files are looked at, so that the first requests do not wait for it.
+FIRST_LOOK_S = 15.0
+#: seconds between looks at kept files.
+KEPT_LOOK_S = 86400.0
+#: seconds between backups of an index that changes: what infos, reviews and times may lose with the index.
+BACKUP_S = 900.0
 #: who asked for the scorings that nobody asked for.
 PERSON = "labelserver"
 
@@ -57,6 +63,33 @@ async def end_uploads(server: Server) -> None:
         except (LabelServerError, OSError) as error:
             logger.warning("uploads could not be cleaned up", exc_info=error)
         await asyncio.sleep(CLEAN_UP_S)
+
+
+async def look_after_the_store(server: Server) -> None:
+    """Back up the index when it has changed, at the end once more; find damaged revisions and backups."""
+    next_look = FIRST_LOOK_S
+    passed = 0.0
+    try:
+        while True:
+            await asyncio.sleep(FIRST_LOOK_S)
+            passed += FIRST_LOOK_S
+            if passed >= next_look:
+                next_look = passed + KEPT_LOOK_S
+                await asyncio.to_thread(_with_local_store, server, LocalDatastore.look_after)
+            if passed % BACKUP_S < FIRST_LOOK_S:
+                await asyncio.to_thread(_with_local_store, server, LocalDatastore.backup_if_changed)
+    finally:
+        await asyncio.to_thread(_with_local_store, server, LocalDatastore.backup_if_changed)
+
+
+def _with_local_store(server: Server, work: Callable[[LocalDatastore], object]) -> None:
+    store = server.stores.local
+    if store is None:
+        return
+    try:
+        work(store)
+    except (LabelServerError, OSError) as error:
+        logger.warning("the store could not be looked after", extra={"reason": str(error)})
 
 
 async def keep_scores_fresh(server: Server) -> None:
@@ -97,5 +130,6 @@ def _finished_trainings(server: Server) -> set[str]:
 BACKGROUND: tuple[Callable[[Server], Coroutine[object, object, None]], ...] = (
     watch_studies,
     end_uploads,
+    look_after_the_store,
     keep_scores_fresh,
 )

@@ -21,6 +21,7 @@ from labelserver.domain.app_description import AppDescription
 from labelserver.domain.errors import LabelServerError
 from labelserver.domain.jobs import JobKind
 from labelserver.domain.json_types import JsonObject
+from labelserver.storage.space import low_space
 
 logger = logging.getLogger(__name__)
 router = APIRouter()
@@ -68,6 +69,7 @@ def _server_state(server: Server, description: AppDescription | None) -> JsonObj
     notes = [GUARANTEES_END] if isinstance(store, DatastoreThroughLead) else []
     if description is None:
         notes.append(LOADING)
+    notes += [said for folder in (server.roots.state, server.roots.app) if (said := low_space(folder))]
     problems = store.problems() if isinstance(store, RevisionStore) else []
     return {
         "ready": readiness.ready,

@@ -52,6 +52,7 @@ class Index:
         self._idle: list[_Open] = []
         self._guard = threading.Lock()
         self._checked_inode = -1
+        self.damage: list[str] = []  #: sentences about what this process found and repaired
         weakref.finalize(self, _close_all, self._idle)
 
     @contextmanager
@@ -90,6 +91,15 @@ class Index:
         """Close the idle connections. The index opens again when used."""
         with self._guard:
             _close_all(self._idle)
+
+    def backup_if_changed(self) -> Path | None:
+        """`backup`, unless nothing was committed since the newest one."""
+        newest = next(iter(self.backups()), None)
+        made_ns = int(newest.stem.partition("-")[2]) if newest is not None else 0
+        parts = (self._file, self._file.with_name(self._file.name + "-wal"))
+        if all(not part.exists() or part.stat().st_mtime_ns <= made_ns for part in parts):
+            return None
+        return self.backup()
 
     def backup(self) -> Path:
         """Copy the living index into the backups folder; the oldest beyond three go."""
@@ -173,6 +183,7 @@ class Index:
                 if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
                     raise
             logger.warning("the index is damaged; it is set aside and rebuilt", extra={"file": self._file.name})
+            self.damage.append("The index was damaged; it was set aside and made again from revisions and backup.")
         self._set_aside()
         self._make()
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from labelserver.domain.errors import StoredDataInvalid
 from labelserver.domain.ids import ImageId, Tag, folder_key
 from labelserver.storage import atomic
+from labelserver.storage.locks import exclusive
 
 LAYOUT_VERSION = 1
 
@@ -67,6 +71,10 @@ class Layout:
     @property
     def audit_lock(self) -> Path:
         return self.state / "locks" / "audit"
+
+    def revisions_of(self, image_id: str, tag: str) -> Path:
+        """As `revision_folder`, for ids that come from the index."""
+        return self.revisions / folder_key(image_id) / tag
 
     def revision_folder(self, image_id: ImageId, tag: Tag) -> Path:
         return self.revisions / folder_key(image_id) / tag
@@ -135,12 +143,23 @@ def locate(
     )
 
 
-def check_format(layout: Layout) -> None:
-    """Write ``format.json`` on the first day; a damaged one is set aside.
+#: ``UPGRADES[n]`` leads the state folder from layout n to n + 1; it runs again if it was cut off.
+UPGRADES: dict[int, Callable[[Layout], None]] = {}
+
+
+def check_format(layout: Layout) -> str:
+    """Write ``format.json`` on the first day, upgrade an older layout; a damaged file is set aside.
+
+    Before an upgrade the small files of the state folder are copied to ``backup/before-format-<n>/`` and the index
+    beside them; revisions and images are never rewritten by one.
+
+    Returns:
+        What was wrong, as a sentence; "" if nothing was.
 
     Raises:
         StoredDataInvalid: the state folder was made by a newer version.
     """
+    problem = ""
     path = layout.state / "format.json"
     try:
         known = int(json.loads(path.read_bytes())["layout"])
@@ -150,10 +169,36 @@ def check_format(layout: Layout) -> None:
         layout.quarantine.mkdir(parents=True, exist_ok=True)
         path.replace(layout.quarantine / f"{time.time_ns()}-format.json")
         known = 0
+        problem = "This file was damaged; it was set aside and written again."
     if known > LAYOUT_VERSION:
         raise StoredDataInvalid(
             f"The studies folder has layout {known}; this version of labelserver knows {LAYOUT_VERSION}. "
             "Install the newer version again."
         )
-    if known == 0:
+    if 0 < known < LAYOUT_VERSION:
+        with exclusive(layout.state / "locks" / "format"):
+            _upgrade(layout, path)
+    elif known == 0:
         atomic.write_json(path, {"layout": LAYOUT_VERSION})
+    return problem
+
+
+def _upgrade(layout: Layout, path: Path) -> None:
+    """Called alone among processes; another one may have been faster."""
+    known = int(json.loads(path.read_bytes())["layout"])
+    if known >= LAYOUT_VERSION:
+        return
+    kept = layout.backups / f"before-format-{LAYOUT_VERSION}"
+    with atomic.storage_errors("the backup before an upgrade"):
+        kept.mkdir(parents=True, exist_ok=True)
+        for file in sorted(p for p in layout.state.iterdir() if p.is_file() and p.suffix in (".json", ".jsonl")):
+            atomic.copy_file(file, kept / file.name)
+    if layout.index_file.is_file():
+        with (
+            closing(sqlite3.connect(layout.index_file)) as index,
+            closing(sqlite3.connect(kept / "index.sqlite")) as to,
+        ):
+            index.backup(to)
+    for step in range(known, LAYOUT_VERSION):
+        UPGRADES[step](layout)
+        atomic.write_json(path, {"layout": step + 1})

@@ -1,7 +1,7 @@
 """Notice files that arrive or vanish, by the operating system's word; on a network folder by looking again and again.
 
 Run by the server alone. Only changed paths are looked at. A full look every ten minutes catches what the system forgot
-to tell, and a backup of the index is made every hour.
+to tell.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ _STEP_MS = 100
 _POLL_MS = 2000
 
 _FULL_LOOK_S = 600.0
-_BACKUP_S = 3600.0
 
 
 async def watch(store: LocalDatastore, *, stop: asyncio.Event | None = None) -> None:
     """Watch until cancelled or `stop` is set. Errors are logged; they end a look, never the watching."""
     next_look = time.monotonic() + _FULL_LOOK_S
-    next_backup = time.monotonic() + _BACKUP_S
     unfinished: set[Path] = set()
     root = store.layout.studies
     async for changes in awatch(
@@ -55,9 +53,6 @@ async def watch(store: LocalDatastore, *, stop: asyncio.Event | None = None) -> 
                 await asyncio.to_thread(store.refresh)
             elif paths:
                 unfinished = await asyncio.to_thread(store.refresh_paths, paths)
-            if now >= next_backup:
-                next_backup = now + _BACKUP_S
-                await asyncio.to_thread(store.backup)
         except (LabelServerError, OSError) as error:
             logger.warning("could not look at the changed files", extra={"reason": str(error)})
 
