@@ -24,20 +24,19 @@ from labelserver.datastore.image_rows import ImageFiles, image_row, present_imag
 from labelserver.datastore.image_scan import ImageScan
 from labelserver.datastore.index import Index
 from labelserver.datastore.label_diff import diff_files
-from labelserver.datastore.keeping import Keeper
 from labelserver.datastore.label_rows import label_row, revision_of, revisions_of
 from labelserver.datastore.label_scan import LabelScan
 from labelserver.datastore.labels import Labels, SaveOptions
 from labelserver.datastore.layout import Layout, check_format, locate
 from labelserver.datastore.peer_index import PeerIndex, read_peer_index
 from labelserver.datastore.plain_json import dump, load_object, plain_object, scores_of
+from labelserver.datastore.project import Project
 from labelserver.datastore.rebuilding import fill, put_scores
 from labelserver.datastore.scanning import Scanner
-from labelserver.datastore.project import Project
 from labelserver.datastore.tombstones import Tombstones
+from labelserver.domain.diffs import LabelDiff
 from labelserver.domain.errors import ImageNotFound, InvalidSetting, LabelNotFound
 from labelserver.domain.ids import FINAL, ORIGINAL, ImageId, Tag, parse_image_id, parse_tag
-from labelserver.domain.diffs import LabelDiff
 from labelserver.domain.image_lists import ImagePage, ImageQuery
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import (
@@ -107,7 +106,7 @@ class LocalDatastore(Datastore):
             studies, images_dir, labels_dir, datastore_config, state_dir, index_dir, read_only=read_only
         )
         self._prefix = "" if images_dir in ("", ".") else f"{Path(images_dir).as_posix().strip('/')}/"
-        format_problem = check_format(self._layout)
+        check_format(self._layout)
         layout = self._layout
         self._index = Index(
             layout.index_file,
@@ -116,8 +115,6 @@ class LocalDatastore(Datastore):
             layout.quarantine,
             lambda connection: fill(connection, layout, self._index.backups()),
         )
-        self._found = [StoreProblem(layout.below_studies(layout.state / "format.json"), format_problem)]
-        self._keeper = Keeper(layout, self._index)
         self._audit = AuditFile(layout, self._index)
         self._catalog = Catalog(self._index)
         self._lists = ImageLists(self._index, self._prefix)
@@ -130,11 +127,11 @@ class LocalDatastore(Datastore):
         self._scanner = Scanner(layout, self._extensions)
         self._image_scan = ImageScan(layout, self._index, self._scanner, read_only=read_only)
         self._label_scan = LabelScan(layout, self._index, self._images, self._labels)
+        self._project.schema()
         self.refresh()
 
     @property
     def layout(self) -> Layout:
-        self._project.schema()
         """Where this store keeps its files."""
         return self._layout
 
@@ -335,10 +332,6 @@ class LocalDatastore(Datastore):
         self._audit.keep()
         return revision
 
-    def current_revision(self, image_id: ImageId, tag: Tag) -> Revision:
-        return self._labels.current(image_id, tag)
-
-    def revisions(self, image_id: ImageId, tag: Tag) -> list[Revision]:
     def restore_revision(
         self, image_id: ImageId, tag: Tag, number: int, provenance: Provenance, *, expected: Expected = None
     ) -> Revision:
@@ -382,25 +375,27 @@ class LocalDatastore(Datastore):
     def label_values(self) -> dict[str, int]:
         return self._project.schema().values()
 
+    def current_revision(self, image_id: ImageId, tag: Tag) -> Revision:
+        return self._labels.current(image_id, tag)
+
+    def revisions(self, image_id: ImageId, tag: Tag) -> list[Revision]:
         """Oldest first; also of labels that were removed."""
         with self._index.reading() as connection:
             return revisions_of(connection, image_id, tag)
 
     def revision_file(self, image_id: ImageId, tag: Tag, number: int) -> Path:
         """The stored bytes of any revision. Raises `LabelNotFound`."""
+        return self._labels.file_of(self._revision(image_id, tag, number))
+
+    def _revision(self, image_id: ImageId, tag: Tag, number: int) -> Revision:
         with self._index.reading() as connection:
             revision = revision_of(connection, image_id, tag, number)
         if revision is None:
             raise LabelNotFound(f"The label {tag!r} of {image_id!r} has no revision {number}.")
-        return self._labels.file_of(self._revision(image_id, tag, number))
-
-    def _revision(self, image_id: ImageId, tag: Tag, number: int) -> Revision:
         return revision
 
     def problems(self) -> list[StoreProblem]:
-        index = self._layout.below_studies(self._layout.index_file)
-        own = [*self._found, *(StoreProblem(index, reason) for reason in self._index.damage)]
-        return [*(problem for problem in own if problem.reason), *self._catalog.problems()]
+        return self._catalog.problems()
 
     def audit_log(self, count: int, image_id: str = "") -> list[Entry]:
         """The newest `count` entries (of one image), oldest first."""
@@ -443,14 +438,6 @@ class LocalDatastore(Datastore):
         if unlabeled_only:
             return self._catalog.waiting_by_score(key, highest_first=highest_first)
         return iter(self._catalog.all_by_score(key, highest_first=highest_first))
-
-    def look_after(self) -> list[StoreProblem]:
-        """Find, set aside and heal damaged revisions and backups; see `keeping.py`."""
-        return self._keeper.look()
-
-    def backup_if_changed(self) -> Path | None:
-        """Copy the living index aside unless nothing was committed since the last time."""
-        return self._index.backup_if_changed()
 
     def backup(self) -> Path:
         """Copy the living index aside; the newest three are kept."""
