@@ -23,6 +23,7 @@ from labelserver.datastore.image_lists import ImageLists
 from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
 from labelserver.datastore.image_scan import ImageScan
 from labelserver.datastore.index import Index
+from labelserver.datastore.keeping import Keeper
 from labelserver.datastore.label_diff import diff_files
 from labelserver.datastore.label_rows import label_row, revision_of, revisions_of
 from labelserver.datastore.label_scan import LabelScan
@@ -106,7 +107,7 @@ class LocalDatastore(Datastore):
             studies, images_dir, labels_dir, datastore_config, state_dir, index_dir, read_only=read_only
         )
         self._prefix = "" if images_dir in ("", ".") else f"{Path(images_dir).as_posix().strip('/')}/"
-        check_format(self._layout)
+        format_problem = check_format(self._layout)
         layout = self._layout
         self._index = Index(
             layout.index_file,
@@ -115,6 +116,8 @@ class LocalDatastore(Datastore):
             layout.quarantine,
             lambda connection: fill(connection, layout, self._index.backups()),
         )
+        self._found = [StoreProblem(layout.below_studies(layout.state / "format.json"), format_problem)]
+        self._keeper = Keeper(layout, self._index)
         self._audit = AuditFile(layout, self._index)
         self._catalog = Catalog(self._index)
         self._lists = ImageLists(self._index, self._prefix)
@@ -395,7 +398,9 @@ class LocalDatastore(Datastore):
         return revision
 
     def problems(self) -> list[StoreProblem]:
-        return self._catalog.problems()
+        index = self._layout.below_studies(self._layout.index_file)
+        own = [*self._found, *(StoreProblem(index, reason) for reason in self._index.damage)]
+        return [*(problem for problem in own if problem.reason), *self._catalog.problems()]
 
     def audit_log(self, count: int, image_id: str = "") -> list[Entry]:
         """The newest `count` entries (of one image), oldest first."""
@@ -438,6 +443,14 @@ class LocalDatastore(Datastore):
         if unlabeled_only:
             return self._catalog.waiting_by_score(key, highest_first=highest_first)
         return iter(self._catalog.all_by_score(key, highest_first=highest_first))
+
+    def look_after(self) -> list[StoreProblem]:
+        """Find, set aside and heal damaged revisions and backups; see `keeping.py`."""
+        return self._keeper.look()
+
+    def backup_if_changed(self) -> Path | None:
+        """Copy the living index aside unless nothing was committed since the last time."""
+        return self._index.backup_if_changed()
 
     def backup(self) -> Path:
         """Copy the living index aside; the newest three are kept."""
