@@ -193,7 +193,7 @@ def _open_store(settings: Settings, roots: Roots, arguments: JsonObject) -> Loca
     """The local store as the settings say, or with the arguments that the app chose (`LocalDatastore.arguments`)."""
     if arguments:
         chosen: dict[str, Any] = dict(arguments)  # Any: they come from the app's own call
-        return LocalDatastore(**chosen)
+        return LocalDatastore(**chosen, look_soon=settings.datastore_auto_reload)
     return LocalDatastore(
         roots.studies,
         extensions=tuple(settings.datastore_file_ext),
@@ -215,3 +215,4 @@ def _decider(model_store: ModelStore) -> Callable[[str, int], None]:
             )
 
     return decide
+        look_soon=settings.datastore_auto_reload,

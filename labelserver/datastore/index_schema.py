@@ -41,8 +41,8 @@ DROP TRIGGER label_shown_changes_waiting;
 UPDATE images SET waiting = 1 WHERE state = 'present' AND NOT EXISTS (
     SELECT 1 FROM labels WHERE image_id = images.id AND tag = 'final' AND shown = 1);
 CREATE INDEX images_waiting ON images (id) WHERE waiting = 1;
-"""
-    + _TRIGGERS,  # noqa: S608  constants
+"""  # noqa: S608  constants
+    + _TRIGGERS,
 }
 
 TABLES = (

@@ -65,6 +65,11 @@ class Layout:
         return self.state / "locks" / "index"
 
     @property
+    def watch_lock(self) -> Path:
+        """Held by the server that watches the folder: the index is in step, and nobody else needs to look."""
+        return self.state / "locks" / "watching"
+
+    @property
     def audit_file(self) -> Path:
         return self.state / "audit.jsonl"
 

@@ -51,7 +51,7 @@ from labelserver.domain.labels import (
 )
 from labelserver.domain.schema import LabelSchema
 from labelserver.imaging.formats import split_ext
-from labelserver.storage.locks import exclusive
+from labelserver.storage.locks import exclusive, is_held
 
 _DEFAULT_NAME = "new-dataset"
 _DEFAULT_DESCRIPTION = "New Dataset"
@@ -73,7 +73,8 @@ class LocalDatastore(Datastore):
         state_dir: Path | None = None,
         index_dir: Path | None = None,
     ) -> None:
-        """Open a folder, which must exist.
+        look_soon: bool = False,
+        """Open a folder, which must exist, and look at it, unless a server watches it.
 
         Args:
             datastore_path: the studies folder.
@@ -87,6 +88,8 @@ class LocalDatastore(Datastore):
                 labels are refused and the index lies in the system's temporary folder.
             index_dir: where the SQLite file lies, if not in `state_dir` (local disk for studies on a network).
         """
+            look_soon: the caller watches the folder from now on, so opening need not look at all of it, if that was
+                ever done.
         studies = Path(datastore_path).absolute()
         if not studies.is_dir():
             raise InvalidSetting(f"The studies folder {studies.name!r} does not exist. Create it, or name another.")
@@ -131,7 +134,9 @@ class LocalDatastore(Datastore):
         self._image_scan = ImageScan(layout, self._index, self._scanner, read_only=read_only)
         self._label_scan = LabelScan(layout, self._index, self._images, self._labels)
         self._project.schema()
-        self.refresh()
+        in_step = look_soon or is_held(layout.watch_lock)
+        if not in_step or not self._catalog.meta("looked", ""):
+            self.refresh()
 
     @property
     def layout(self) -> Layout:
@@ -246,16 +251,19 @@ class LocalDatastore(Datastore):
         self._audit.keep()
 
     def _look(self) -> None:
-        if self._catalog.meta("opened", ""):
+        if self._catalog.meta("looked", ""):
             self._image_scan.whole()
             self._label_scan.whole(first=False)
             return
         with exclusive(self._layout.state / "locks" / "first-look"):
             first = not self._catalog.meta("opened", "")
             self._image_scan.whole()
+            if self._catalog.meta("looked", ""):
+                return  # another process has just done it
             peer = self._read_peer_index() if first else PeerIndex()
             self._label_scan.whole(first=first, infos=peer.labels)
-            self._catalog.set_meta("opened", str(int(time.time())))
+            for key in ("opened", "looked"):
+                self._catalog.set_meta(key, str(int(time.time())))
 
     def refresh_paths(self, paths: Iterable[Path]) -> set[Path]:
         """Look at these absolute paths alone (files or folders, also of what is gone).

@@ -78,7 +78,7 @@ def _copy_backup(connection: sqlite3.Connection, backup: sqlite3.Connection) -> 
         "SELECT id, path, series, kind, ext, state, size_bytes, mtime_ns, added_ts, info FROM images"
     ).fetchall()
     infos = backup.execute("SELECT image_id, tag, current, info FROM labels").fetchall()
-    meta = backup.execute("SELECT key, value FROM meta").fetchall()
+    meta = backup.execute("SELECT key, value FROM meta WHERE key <> 'looked'").fetchall()
     tables = {name: backup.execute(f"SELECT * FROM {name}").fetchall() for name in _KEPT_TABLES}  # noqa: S608  constants
     connection.executemany(
         "INSERT INTO images (id, path, series, kind, ext, state, size_bytes, mtime_ns, added_ts, info) "

@@ -16,6 +16,7 @@ from watchfiles import Change, DefaultFilter, awatch
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import LabelServerError
 from labelserver.storage.atomic import TEMPORARY_PREFIX
+from labelserver.storage.locks import held_if_free
 from labelserver.storage.mounts import is_network_folder
 
 logger = logging.getLogger(__name__)
@@ -24,13 +25,23 @@ logger = logging.getLogger(__name__)
 _DEBOUNCE_MS = 400
 _STEP_MS = 100
 _POLL_MS = 2000
+#: ms; without changes, so often it is asked whether a full look is due
+_ROUND_MS = 500
 
 _FULL_LOOK_S = 600.0
 
 
 async def watch(store: LocalDatastore, *, stop: asyncio.Event | None = None) -> None:
-    """Watch until cancelled or `stop` is set. Errors are logged; they end a look, never the watching."""
-    next_look = time.monotonic() + _FULL_LOOK_S
+    """Look at the whole folder, then watch it until cancelled or `stop` is set.
+
+    Errors are logged; they end a look, never the watching.
+    """
+    with held_if_free(store.layout.watch_lock):
+        await _watch(store, stop)
+
+
+async def _watch(store: LocalDatastore, stop: asyncio.Event | None) -> None:
+    next_look = time.monotonic()  # at once: what changed while nobody watched
     unfinished: set[Path] = set()
     root = store.layout.studies
     async for changes in awatch(
@@ -39,7 +50,7 @@ async def watch(store: LocalDatastore, *, stop: asyncio.Event | None = None) -> 
         debounce=_DEBOUNCE_MS,
         step=_STEP_MS,
         stop_event=stop,
-        rust_timeout=2000,
+        rust_timeout=_ROUND_MS,
         yield_on_timeout=True,
         force_polling=is_network_folder(root) or None,
         poll_delay_ms=_POLL_MS,

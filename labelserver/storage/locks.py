@@ -50,6 +50,38 @@ def all_exclusive(*paths: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Take the lock file `path` if nobody has it, without waiting; True if it was free. See `exclusive`."""
+    with storage_errors(path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield _locked_now(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Has anybody the lock file `path` now?"""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _locked_now(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked_now(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class OwnerLock:
     """Exclusive ownership of `folder` by this process, as long as this object lives or until `release`."""
 
