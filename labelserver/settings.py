@@ -68,6 +68,20 @@ class Settings(BaseModel):
         default_factory=list, description="Patterns of image files, as a JSON list; empty: all known types."
     )
 
+    keep_revisions: int = Field(default=0, ge=0, description="Newest revisions of a label to keep; 0: all.")
+    keep_versions: int = Field(default=0, ge=0, description="Newest versions of a model to keep; 0: all.")
+    keep_jobs_days: int = Field(default=0, ge=0, description="Days that folders of ended jobs are kept; 0: for ever.")
+    keep_checkpoints_days: int = Field(
+        default=30, ge=0, description="Days that checkpoints of ended trainings are kept; 0: for ever."
+    )
+    keep_trash_days: int = Field(
+        default=0, ge=0, description="Days that removed images and files set aside are kept; 0: for ever."
+    )
+    keep_cache_days: int = Field(
+        default=30, ge=0, description="Days that unused converted images are kept; 0: for ever."
+    )
+    keep_logs_days: int = Field(default=90, ge=0, description="Days that old log files are kept; 0: for ever.")
+
     leave_jobs: bool = Field(default=False, description="Let jobs run on when the server stops.")
     workers_per_device: int = Field(default=1, ge=1, le=8, description="Worker processes on each device.")
 

@@ -166,12 +166,17 @@ def _memory() -> Iterator[Finding]:
 
 
 def _disk(app: Path | None, studies: Path | None) -> Iterator[Finding]:
+    from labelserver.storage.space import low_space
+
     for what, folder in (("here", Path.cwd()), ("app", app), ("studies", studies)):
         if folder is None or not folder.is_dir():
             continue
         free = shutil.disk_usage(folder).free
         advice = "labels, model versions and caches grow; free some space"
         yield _limited(f"disk ({what})", free, DISK_LIMITS, f"{_gib(free)} free in {folder.absolute()}", advice)
+        low = low_space(folder)
+        if low:
+            yield Finding(Level.NOTE, f"disk ({what})", "nearly full", low)
         if not os.access(folder, os.W_OK):
             advice = "make it writable for this user"
             if what == "studies":
@@ -218,16 +223,22 @@ def _app(app: Path, studies: Path | None, conf: dict[str, str]) -> Iterator[Find
 
 
 def _studies(studies: Path) -> Iterator[Finding]:
-    from labelserver.datastore.local import LocalDatastore
+    from labelserver.cli.dataset_verbs import open_store
 
     if not studies.is_dir():
         yield Finding(Level.WRONG, "studies", "no such folder", "name the folder with the images in --studies")
         return
-    store = LocalDatastore(str(studies.absolute()))
+    store = open_store(studies)
     status = store.status()
     yield Finding(Level.OK, "studies", f"{status['total']} images, {status['completed']} labeled")
+    store.look_after()
     for problem in store.problems():
         yield Finding(Level.NOTE, f"studies: {problem.path}", "not taken", problem.reason)
+    aside = sorted(store.layout.quarantine.glob("*")) if store.layout.quarantine.is_dir() else []
+    if aside:
+        advice = "look at them, then remove them or set LABELSERVER_KEEP_TRASH_DAYS and run `labelserver prune`"
+        yield Finding(Level.NOTE, "studies: set aside", f"{len(aside)} files in {store.layout.quarantine}", advice)
+    store.close()
 
 
 def _gib(size_bytes: float) -> str:

@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from labelserver import __version__
-from labelserver.cli import apps, datasets, demo, doctor, jobs, models, pairs, plugins, start_server, train
+from labelserver.cli import (
+    apps,
+    datasets,
+    demo,
+    doctor,
+    jobs,
+    models,
+    pairs,
+    plugins,
+    project,
+    prune,
+    start_server,
+    train,
+)
 from labelserver.cli.failing import CommandFailed
 from labelserver.domain.errors import LabelServerError
 
@@ -31,6 +44,8 @@ cli.add_typer(datasets.cli, name="datasets", rich_help_panel="Begin")
 cli.command("plugins", rich_help_panel="Begin")(plugins.plugins)
 cli.command("demo", rich_help_panel="Begin")(demo.demo)
 cli.command("doctor", rich_help_panel="Begin")(doctor.doctor)
+cli.command("prune", rich_help_panel="Keep")(prune.prune)
+cli.add_typer(project.cli, name="project", rich_help_panel="Keep")
 cli.command("train", rich_help_panel="A running server")(train.train)
 cli.add_typer(jobs.cli, name="jobs", rich_help_panel="A running server")
 cli.add_typer(models.cli, name="models", rich_help_panel="A running server")

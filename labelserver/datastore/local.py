@@ -32,6 +32,7 @@ from labelserver.datastore.layout import Layout, check_format, locate
 from labelserver.datastore.peer_index import PeerIndex, read_peer_index
 from labelserver.datastore.plain_json import dump, load_object, plain_object, scores_of
 from labelserver.datastore.project import Project
+from labelserver.datastore.pruning import Prunable, Pruner
 from labelserver.datastore.rebuilding import fill, put_scores
 from labelserver.datastore.scanning import Scanner
 from labelserver.datastore.tombstones import Tombstones
@@ -121,6 +122,7 @@ class LocalDatastore(Datastore):
         )
         self._found = [StoreProblem(layout.below_studies(layout.state / "format.json"), format_problem)]
         self._keeper = Keeper(layout, self._index)
+        self._pruner = Pruner(layout, self._index)
         self._audit = AuditFile(layout, self._index)
         self._catalog = Catalog(self._index)
         self._lists = ImageLists(self._index, self._prefix)
@@ -422,6 +424,17 @@ class LocalDatastore(Datastore):
     def erase(self, erasure: Erasure, person: str) -> None:
         """Really remove images and everything made from them; see `erasing.py`."""
         self._eraser.carry_out(erasure, person)
+
+    def prunable(
+        self, keep_revisions: int, used: Collection[str], trash_days: int, cache_days: int
+    ) -> list[Prunable]:
+        """What the retention settings let go; `used` are SHA-256 of labels that must stay. See `pruning.py`."""
+        return [*self._pruner.revisions(keep_revisions, used), *self._pruner.files(trash_days, cache_days)]
+
+    def prune(self, items: Collection[Prunable], person: str) -> None:
+        """Remove what `prunable` found."""
+        self._pruner.carry_out(items, person)
+        self._audit.keep()
 
     def verify(self, known_head: str = "") -> Checked:
         """Follow the audit chain and hash every revision; see `audit_check.check`."""
