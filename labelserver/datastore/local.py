@@ -73,8 +73,8 @@ class LocalDatastore(Datastore):
         *,
         state_dir: Path | None = None,
         index_dir: Path | None = None,
-    ) -> None:
         look_soon: bool = False,
+    ) -> None:
         """Open a folder, which must exist, and look at it, unless a server watches it.
 
         Args:
@@ -88,9 +88,9 @@ class LocalDatastore(Datastore):
             state_dir: default ``.labelserver`` below the studies. For read-only studies it must lie elsewhere, else
                 labels are refused and the index lies in the system's temporary folder.
             index_dir: where the SQLite file lies, if not in `state_dir` (local disk for studies on a network).
-        """
             look_soon: the caller watches the folder from now on, so opening need not look at all of it, if that was
                 ever done.
+        """
         studies = Path(datastore_path).absolute()
         if not studies.is_dir():
             raise InvalidSetting(f"The studies folder {studies.name!r} does not exist. Create it, or name another.")
@@ -258,10 +258,10 @@ class LocalDatastore(Datastore):
             self._label_scan.whole(first=False)
             return
         with exclusive(self._layout.state / "locks" / "first-look"):
-            first = not self._catalog.meta("opened", "")
-            self._image_scan.whole()
             if self._catalog.meta("looked", ""):
                 return  # another process has just done it
+            first = not self._catalog.meta("opened", "")
+            self._image_scan.whole()
             peer = self._read_peer_index() if first else PeerIndex()
             self._label_scan.whole(first=first, infos=peer.labels)
             for key in ("opened", "looked"):
