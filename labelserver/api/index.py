@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
-from labelserver.api.answers import file_answer, json_answer
+from labelserver.api.answers import attachment, file_answer, json_answer
 from labelserver.api.context import ServerOf, shares_files
+from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import LabelNotFound
 
 router = APIRouter(tags=["Datastore"])
@@ -41,8 +42,12 @@ def get_dataset(
 ) -> Response:
     if not server.datastore.get_labeled_images():
         raise LabelNotFound("No image has a final label yet, so there is nothing to pack. Save a label first.")
-    archive = Path(server.datastore.get_dataset_archive(limit_cases))
-    return file_answer(archive, "dataset.zip", "application/octet-stream", delete=True)
+    store = server.datastore
+    media = "application/octet-stream"
+    if isinstance(store, LocalDatastore):
+        headers = {"Content-Disposition": attachment("dataset.zip")}
+        return StreamingResponse(store.stream_dataset(limit_cases), media_type=media, headers=headers)
+    return file_answer(Path(store.get_dataset_archive(limit_cases)), "dataset.zip", media, delete=True)
 
 
 def _below(path: str, studies: Path) -> str:

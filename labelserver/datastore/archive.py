@@ -1,39 +1,69 @@
-"""The labeled images and their labels as one zip, written to a file so that its size costs no memory."""
+"""The labeled images and their labels as one zip, made while it is sent: neither memory nor disk grows with it."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from labelserver.domain.json_types import JsonValue
 from labelserver.storage.atomic import storage_errors
 
+_CHUNK_BYTES = 2**20
 
-def write_archive(folder: Path, pairs: Iterable[tuple[str, Path, str, Path]], metadata: JsonValue) -> Path:
-    """Write a zip below `folder` with ``image/<name>``, ``label/<name>`` and ``metadata.json``.
+Pair = tuple[str, Path, str, Path]  #: name and file of an image, name and file of its label
 
-    Args:
-        folder: for the file, which the caller deletes.
-        pairs: name and file of each image, name and file of its label. Files that vanish meanwhile are left out.
-        metadata: the index.
+
+class _Outlet:
+    """A file that only goes forward, and whose bytes are taken out piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: bytes, /) -> int:
+        self._pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def taken(self) -> bytes:
+        """What was written since the last call."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+
+def stream_archive(pairs: Iterable[Pair], metadata: JsonValue) -> Iterator[bytes]:
+    """The bytes of a zip with ``image/<name>``, ``label/<name>`` and ``metadata.json`` (the index).
+
+    Files that vanish meanwhile are left out.
     """
+    outlet = _Outlet()
+    with zipfile.ZipFile(outlet, "w", zipfile.ZIP_STORED, allowZip64=True, strict_timestamps=False) as archive:
+        for image_name, image_file, label_name, label_file in pairs:
+            if image_file.is_file() and label_file.is_file():
+                for name, file in ((f"image/{image_name}", image_file), (f"label/{label_name}", label_file)):
+                    entry = zipfile.ZipInfo.from_file(file, name, strict_timestamps=False)
+                    with file.open("rb") as stream, archive.open(entry, "w", force_zip64=True) as member:
+                        while chunk := stream.read(_CHUNK_BYTES):
+                            member.write(chunk)
+                            yield outlet.taken()
+        archive.writestr("metadata.json", json.dumps(metadata, ensure_ascii=False))
+    yield outlet.taken()
+
+
+def write_archive(folder: Path, pairs: Iterable[Pair], metadata: JsonValue) -> Path:
+    """Write `stream_archive` to a file below `folder`, which the caller deletes."""
     with storage_errors("the dataset archive"):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix="dataset-", suffix=".zip", dir=folder)
         path = Path(name)
         try:
-            with (
-                open(descriptor, "wb") as stream,
-                zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True, strict_timestamps=False) as archive,
-            ):
-                for image_name, image_file, label_name, label_file in pairs:
-                    if image_file.is_file() and label_file.is_file():
-                        archive.write(image_file, f"image/{image_name}")
-                        archive.write(label_file, f"label/{label_name}")
-                archive.writestr("metadata.json", json.dumps(metadata, ensure_ascii=False))
+            with open(descriptor, "wb") as stream:
+                stream.writelines(stream_archive(pairs, metadata))
         except BaseException:
             path.unlink(missing_ok=True)
             raise

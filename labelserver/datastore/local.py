@@ -13,7 +13,7 @@ from typing import Any
 
 from labelserver.contracts.datastore import Datastore
 from labelserver.datastore import audit
-from labelserver.datastore.archive import write_archive
+from labelserver.datastore.archive import stream_archive, write_archive
 from labelserver.datastore.audit import AuditFile, Entry, newest
 from labelserver.datastore.audit_check import Checked, check
 from labelserver.datastore.catalog import Catalog
@@ -242,10 +242,17 @@ class LocalDatastore(Datastore):
 
     def get_dataset_archive(self, limit_cases: int | None = None) -> str:
         """A zip below the spool folder. Raises `LabelNotFound` if no image has a final label."""
+        return str(write_archive(self._layout.spool, self._archived(self._final(limit_cases)), self.json()))
+
+    def stream_dataset(self, limit_cases: int | None = None) -> Iterator[bytes]:
+        """The bytes of that zip, made while they are read. Raises `LabelNotFound` at once."""
+        return stream_archive(self._archived(self._final(limit_cases)), self.json())
+
+    def _final(self, limit_cases: int | None) -> list[tuple[str, str]]:
         final = self._catalog.final_labels()[: limit_cases if limit_cases and limit_cases > 0 else None]
         if not final:
             raise LabelNotFound("No image has a final label yet, so there is no dataset to download.")
-        return str(write_archive(self._layout.spool, self._archived(final), self.json()))
+        return final
 
     def refresh(self) -> None:
         """Look at the whole folder."""
