@@ -29,6 +29,9 @@ class _Outlet:
     def flush(self) -> None:
         """Nothing waits."""
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def taken(self) -> bytes:
         """What was written since the last call."""
         data = b"".join(self._pieces)
