@@ -13,6 +13,7 @@ at the folder (`label_scan.py`) makes from the revision.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump
 from labelserver.datastore.project import Project
 from labelserver.domain.errors import (
+    DiskFull,
     ImageNotFound,
     InvalidSetting,
     LabelChanged,
@@ -55,6 +57,8 @@ from labelserver.storage import atomic
 from labelserver.storage.atomic import storage_errors
 from labelserver.storage.checksums import sha256_of
 from labelserver.storage.locks import exclusive
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,13 @@ class Labels:
                 copy.unlink(missing_ok=True)
             revision_files.discard(self._layout, revision)
             raise
-        self._show(row, before, copy)
+        try:
+            self._show(row, before, copy)
+        except (LabelServerError, OSError) as error:
+            logger.warning(
+                "the label is accepted; its copy below labels/ waits for the next look",
+                extra={"image_id": image_id, "tag": tag, "number": revision.number, "reason": str(error)},
+            )
         return revision
 
     def _row_for(self, revision: Revision, name: str, copy: Path) -> LabelRow:
@@ -205,10 +215,13 @@ class Labels:
     def _show(self, row: LabelRow, before: LabelRow | None, copy: Path) -> None:
         """Rename the prepared copy into place; a file of the same label with another extension goes."""
         folder = self.tag_folder(row.tag)
-        with storage_errors(row.file):
-            copy.replace(folder / row.file)
-            if before is not None and before.file != row.file:
-                (folder / before.file).unlink(missing_ok=True)
+        try:
+            with storage_errors(row.file):
+                copy.replace(folder / row.file)
+                if before is not None and before.file != row.file:
+                    (folder / before.file).unlink(missing_ok=True)
+        finally:
+            copy.unlink(missing_ok=True)
         with self._index.writing(relaxed=True) as connection:
             connection.execute(
                 "UPDATE labels SET pending = ? WHERE image_id = ? AND tag = ? AND current = ?",
@@ -282,7 +295,10 @@ class Labels:
             )
 
     def uri(self, image_id: str, tag: str) -> Path | None:
-        """The file below ``labels/``; None if there is no such label. A copy that a crash kept back is made now."""
+        """The file below ``labels/``; None if there is no such label.
+
+        A copy that a crash or a full disk kept back is made now; where that fails, the revision itself is answered.
+        """
         if self._layout.labels is None:
             return None
         with self._index.reading() as connection:
@@ -295,7 +311,10 @@ class Labels:
                 with self._index.reading() as connection:
                     row = label_row(connection, image_id, tag)
                 if row is not None and row.active and row.placing is Placing.PROMISED:
-                    self.show_again(row)
+                    try:
+                        self.show_again(row)
+                    except DiskFull:
+                        return self._layout.revision_file(row.image_id, row.tag, row.current, row.ext)
         return path if path.exists() else None
 
     def edited_file(self, image_id: ImageId, tag: Tag) -> Path | None:
