@@ -18,6 +18,7 @@ from typing import Any
 from labelserver.app.code_hash import code_hash
 from labelserver.contracts.datastore import Datastore
 from labelserver.contracts.engine import Engine
+from labelserver.contracts.labels import SchemaStore
 from labelserver.contracts.model_store import ModelStore
 from labelserver.datastore.local import LocalDatastore
 from labelserver.datastore.through_lead import DatastoreThroughLead
@@ -26,6 +27,7 @@ from labelserver.domain.errors import InvalidSetting, LabelServerError
 from labelserver.domain.hosts import is_loopback
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.paths import Roots
+from labelserver.domain.schema import app_label_names
 from labelserver.engine.local import LocalEngine
 from labelserver.engine.no_app import NoAppEngine
 from labelserver.model_store.local import LocalModelStore
@@ -48,6 +50,7 @@ class StoreInUse:
         self._lock = threading.Lock()
         self._arguments: JsonObject | None = {}
         self._store = default
+        self._learned: list[str] = []
 
     def current(self) -> Datastore:
         """The store that the app as described now asks for."""
@@ -57,7 +60,20 @@ class StoreInUse:
             if wanted != self._arguments:
                 self._store = self._open(wanted)
                 self._arguments = wanted
+                self._learned = []
+            if description is not None:
+                self._learn(app_label_names(description.info))
             return self._store
+
+    def _learn(self, names: list[str]) -> None:
+        """Let the project's schema know the app's labels, in their order, before anybody submits one."""
+        if names == self._learned or not isinstance(self._store, SchemaStore):
+            return
+        try:
+            self._store.learn_labels(names)
+        except LabelServerError as error:
+            logger.warning("the schema could not take the app's labels", exc_info=error)
+        self._learned = names
 
     @property
     def local(self) -> LocalDatastore | None:
@@ -201,6 +217,7 @@ def _open_store(settings: Settings, roots: Roots, arguments: JsonObject) -> Loca
         read_only=settings.datastore_read_only,
         state_dir=roots.state,
         index_dir=settings.index_dir,
+        look_soon=settings.datastore_auto_reload,
     )
 
 
@@ -215,4 +232,3 @@ def _decider(model_store: ModelStore) -> Callable[[str, int], None]:
             )
 
     return decide
-        look_soon=settings.datastore_auto_reload,

@@ -29,10 +29,13 @@ from labelserver.api import (
     scoring,
     sessions,
     train,
+    v1_drafts,
     v1_images,
     v1_jobs,
+    v1_labels,
     v1_models,
     v1_restoring,
+    v1_schema,
     weights,
 )
 from labelserver.api.access import Access, AccessMiddleware
@@ -56,6 +59,18 @@ PEER_ROUTERS = (
     sessions.router,
     weights.router,
     logs.router,
+)
+
+#: Routes with words after an image's id first, because an id may hold "/" and so any words itself.
+V1_ROUTERS = (
+    health.router,
+    v1_labels.router,
+    v1_drafts.router,
+    v1_schema.router,
+    v1_images.router,
+    v1_jobs.router,
+    v1_models.router,
+    v1_restoring.router,
 )
 
 
@@ -90,7 +105,7 @@ def create_app(server: Server) -> FastAPI:
     app.include_router(pages.router, prefix=settings.api_prefix)
     for router in PEER_ROUTERS:
         app.include_router(router, prefix=settings.api_prefix)
-    for router in (health.router, v1_images.router, v1_jobs.router, v1_models.router, v1_restoring.router):
+    for router in V1_ROUTERS:
         app.include_router(router)
     if settings.api_prefix:
         app.include_router(pages.router)

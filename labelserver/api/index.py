@@ -11,6 +11,8 @@ from starlette.responses import Response, StreamingResponse
 
 from labelserver.api.answers import attachment, file_answer, json_answer
 from labelserver.api.context import ServerOf, shares_files
+from labelserver.api.contiguous_ids import contiguous_index
+from labelserver.contracts.labels import SchemaStore
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import LabelNotFound
 
@@ -29,7 +31,8 @@ class View(StrEnum):
 def get_datastore(request: Request, server: ServerOf, output: View = View.STATS) -> Response:
     store = server.datastore
     if output is View.ALL:
-        return json_answer(store.json())
+        document = store.json()
+        return json_answer(contiguous_index(document, store.schema()) if isinstance(store, SchemaStore) else document)
     if output is View.STATS:
         return json_answer(store.status())
     shared, studies = shares_files(request), server.roots.studies

@@ -16,11 +16,13 @@ from labelserver.api.info_document import wire_info
 from labelserver.api.task_documents import train_stats
 from labelserver.bootstrap import Server
 from labelserver.contracts.datastore import RevisionStore
+from labelserver.contracts.labels import SchemaStore
 from labelserver.datastore.through_lead import GUARANTEES_END, DatastoreThroughLead
 from labelserver.domain.app_description import AppDescription
 from labelserver.domain.errors import LabelServerError
 from labelserver.domain.jobs import JobKind
 from labelserver.domain.json_types import JsonObject
+from labelserver.domain.schema import names_in_order
 from labelserver.storage.space import low_space
 
 logger = logging.getLogger(__name__)
@@ -41,8 +43,16 @@ async def get_info(server: ServerOf) -> Response:
         document["datastore"] = await _status_of_other_store(server)
     else:
         document["datastore"] = await to_thread.run_sync(_status, server)
+        document["labels"] = await to_thread.run_sync(_labels, server, names_in_order(document["labels"]))
     document.update(await to_thread.run_sync(_server_state, server, description))
     return json_answer(document)
+
+
+def _labels(server: Server, names: list[str]) -> list[str]:
+    """The schema's names in the order of their values, so that a name's position is its id on old routes (R-12)."""
+    store = server.datastore
+    ordered = list(store.label_values()) if isinstance(store, SchemaStore) else []
+    return list(dict.fromkeys([*ordered, *names]))
 
 
 def _status(server: Server) -> JsonObject:

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 
 from labelserver.api.answers import finite
 from labelserver.domain.json_types import JsonObject, JsonValue
+from labelserver.domain.schema import BACKGROUND, names_in_order
 
 DEFAULT_NAME = "labelserver"
 DEFAULT_DIMENSION = 3
 DEFAULT_TYPE = "others"
-
-#: A name that means "no object"; it keeps id 0 and is not counted (R-12).
-BACKGROUND = "background"
 
 
 def contiguous(labels: JsonValue) -> JsonObject:
@@ -25,27 +23,17 @@ def contiguous(labels: JsonValue) -> JsonObject:
     Args:
         labels: name -> id, or a list of names (counted from 1).
     """
-    names = label_names(labels)
+    names = names_in_order(labels)
     result: JsonObject = {}
     for name in names:
         result[name] = 0 if name == BACKGROUND else 1 + sum(1 for other in result if other != BACKGROUND)
     return result
 
 
-def label_names(labels: JsonValue) -> list[str]:
-    """Names in the order of their ids; each once."""
-    if isinstance(labels, Mapping):
-        numbered = sorted(labels.items(), key=lambda item: _number(item[1]))
-        return [str(name) for name, _ in numbered]
-    if isinstance(labels, list | tuple):
-        return list(dict.fromkeys(str(name) for name in labels if name is not None))
-    return [labels] if isinstance(labels, str) and labels else []
-
-
 def wire_info(info: JsonObject) -> JsonObject:
     """The static part of ``/info/``: name, labels, models, trainers, strategies, scoring, and what the app adds."""
     models = {name: _model(_object(model)) for name, model in _object(info.get("models")).items()}
-    labels = label_names(info.get("labels"))
+    labels = names_in_order(info.get("labels"))
     for model in models.values():
         labels.extend(n for n in _object(model["labels"]) if n not in labels and n != BACKGROUND)
     document: JsonObject = {
@@ -122,10 +110,3 @@ def _text(value: JsonValue, default: str) -> str:
 
 def _as_text(value: JsonValue) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _number(value: JsonValue) -> float:
-    try:
-        return float(str(value))
-    except ValueError:
-        return float("inf")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +11,19 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from labelserver.api.answers import file_answer, json_answer
-from labelserver.api.context import ServerOf, ensure_image
-from labelserver.api.forms import Form, receive_form
+from labelserver.api.context import ServerOf
+from labelserver.api.contiguous_ids import contiguous_copy, contiguous_info
+from labelserver.api.forms import receive_form
 from labelserver.api.identity import person_of
 from labelserver.api.images import download_name, has_check_sum, info_of
+from labelserver.api.label_saving import said_by_app, save_upload, saver_of
 from labelserver.api.openapi import form_body
-from labelserver.api.raw_labels import RAW_EXTENSION, raw_to_nifti
 from labelserver.bootstrap import Server
 from labelserver.contracts.datastore import RevisionStore
-from labelserver.domain.errors import InvalidParams, LabelNotFound, LabelServerError
-from labelserver.domain.ids import FINAL, ImageId, Tag, parse_image_id, parse_tag
-from labelserver.domain.json_types import JsonObject, JsonValue
-from labelserver.domain.labels import Provenance
-from labelserver.imaging.formats import LABEL_EXTENSIONS, split_ext
+from labelserver.contracts.labels import RevisionHistory, SchemaStore
+from labelserver.domain.errors import LabelNotFound, LabelServerError
+from labelserver.domain.ids import FINAL, parse_image_id, parse_tag
+from labelserver.domain.labels import Numbering
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["Datastore"])
@@ -37,53 +36,12 @@ TagText = Annotated[str, Query(description="final, original, or a name of your o
 async def put_label(request: Request, server: ServerOf, image: LabelId, tag: TagText = FINAL) -> Response:
     image_id, checked_tag = parse_image_id(image), parse_tag(tag)
     async with receive_form(request, server.spool, server.settings.max_upload_bytes) as form:
-        params = form.params()
-        _check_label_info(params.get("label_info"))
-        person = person_of(request, params.get("client_id"))
-        agent = request.headers.get("user-agent", "")[:200]
-        label_id = await to_thread.run_sync(_save, server, form, image_id, checked_tag, person, agent)
-    return json_answer({"image": image_id, "label": label_id, **await _said_by_app(server, image_id, label_id)})
-
-
-def _save(server: Server, form: Form, image_id: ImageId, tag: Tag, person: str, agent: str) -> str:
-    upload = form.required_file("label")
-    info = form.params()
-    ensure_image(server, image_id)
-    ext = split_ext(upload.path.name)[1]
-    if ext.lower() not in LABEL_EXTENSIONS:
-        known = ", ".join(sorted(LABEL_EXTENSIONS))
-        raise InvalidParams(f"The label's file name ends with {ext or 'no extension'}; known are {known}.")
-    if ext.lower() != RAW_EXTENSION:
-        return _accept(server, image_id, upload.path, ext, tag, Provenance(person=person, client=agent), info)
-    converted = server.spool / f"label-{uuid.uuid4().hex}.nii.gz"
-    try:
-        raw_to_nifti(upload.path, Path(server.datastore.get_image_uri(image_id)), converted)
-        return _accept(server, image_id, converted, ".nii.gz", tag, Provenance(person=person, client=agent), info)
-    finally:
-        converted.unlink(missing_ok=True)
-
-
-def _accept(
-    server: Server, image_id: ImageId, file: Path, ext: str, tag: Tag, provenance: Provenance, info: JsonObject
-) -> str:
-    """Through the revision store where there is one, so that who saved it is kept."""
-    store = server.datastore
-    if isinstance(store, RevisionStore):
-        return store.accept_label(image_id, file, ext, tag, provenance, info).image_id
-    return store.save_label(image_id, str(file), tag, info)
-
-
-async def _said_by_app(server: Server, image_id: str, label_id: str) -> JsonObject:
-    """What the app's save hook wants in the answer. Its failure does not undo the save, and is told."""
-    description = server.engine.description()
-    if description is None or "on_save_label" not in description.overridden_hooks:
-        return {}
-    try:
-        said = await server.engine.call_lead("on_save_label", {"image_id": image_id, "label_id": label_id})
-    except LabelServerError as error:
-        logger.warning("save hook failed", extra={"image_id": image_id, "code": error.code}, exc_info=error)
-        return {"hook_problem": f"The label is saved, but the app's on_save_label failed: {error.message}"}
-    return dict(said) if isinstance(said, dict) else {}
+        saver = saver_of(request, form, Numbering.CONTIGUOUS)
+        label_id, revision = await to_thread.run_sync(save_upload, server, form, image_id, checked_tag, saver)
+    answer = json_answer({"image": image_id, "label": label_id, **await said_by_app(server, image_id, label_id)})
+    if revision is not None:
+        answer.headers["ETag"] = f'"{revision.sha256}"'
+    return answer
 
 
 @router.delete("/datastore/label", summary="Remove a label")
@@ -109,21 +67,33 @@ def head_label(
     return Response()
 
 
-@router.get("/datastore/label", summary="The label's file")
+@router.get("/datastore/label", summary="The label's file, with the ids 1..N of /info/")
 def get_label(server: ServerOf, label: LabelId = "", image: LabelId = "", tag: TagText = FINAL) -> Response:
-    path = _path_of(server, label or image, tag)
-    info = server.datastore.get_label_info(label or image, parse_tag(tag))
-    return file_answer(path, download_name(info, path))
+    store, label_id, checked_tag = server.datastore, label or image, parse_tag(tag)
+    path = _path_of(server, label_id, tag)
+    name = download_name(store.get_label_info(label_id, checked_tag), path)
+    if not isinstance(store, RevisionHistory) or not isinstance(store, SchemaStore):
+        return file_answer(path, name)
+    revision, stored = store.label_file(parse_image_id(label_id), checked_tag)
+    if not stored.is_file():
+        return file_answer(path, name)
+    schema = store.schema()
+    copy = contiguous_copy(revision, stored, schema, server.spool)
+    if copy is None:
+        return file_answer(stored, name, etag=revision.sha256)
+    return file_answer(copy, name, etag=f"{revision.sha256}-ids-{schema.version}", delete=True)
 
 
 @router.get("/datastore/label/info", summary="What is known about the label; {} for an unknown one")
 def get_label_info(server: ServerOf, label: LabelId = "", image: LabelId = "", tag: TagText = FINAL) -> Response:
+    store = server.datastore
     try:
-        return json_answer(server.datastore.get_label_info(parse_image_id(label or image), parse_tag(tag)) or {})
+        info = store.get_label_info(parse_image_id(label or image), parse_tag(tag)) or {}
     except LabelServerError as error:
         if isinstance(error, LabelNotFound) or error.code == "ImageNotFound":
             return json_answer({})
         raise
+    return json_answer(contiguous_info(info, store.schema()) if isinstance(store, SchemaStore) else info)
 
 
 @router.put("/datastore/label/info", summary="Merge into the label's info", openapi_extra=form_body((), ("info",)))
@@ -147,13 +117,6 @@ async def _merge_info(request: Request, server: Server, label: str, tag: str, na
     info["user"] = person_of(request, info.get("client_id"))
     await to_thread.run_sync(lambda: server.datastore.update_label_info(label_id, checked_tag, info))
     return json_answer(None)
-
-
-def _check_label_info(label_info: JsonValue) -> None:
-    if label_info is None:
-        return
-    if not isinstance(label_info, list) or not all(isinstance(entry, dict) for entry in label_info):
-        raise InvalidParams('params.label_info must be a list of objects such as [{"name": "liver", "idx": 1}].')
 
 
 def _path_of(server: Server, label: str, tag: str) -> Path:

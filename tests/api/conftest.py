@@ -101,6 +101,7 @@ def make_world(tmp_path: Path) -> Iterator[Make]:
         http = InProcess(create_app(server), address=address)
         opened.append(http)
         http.__enter__()
+        assert server.datastore  # the first look lets the schema know the app's labels
         return World(http, engine, server, roots)
 
     yield make
