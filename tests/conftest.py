@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from labelserver import settings
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -15,3 +17,9 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("LABELSERVER_TEST_DATA does not name a folder with the real images")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_an_earlier_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A door that ran inside the test process has installed its settings for good; each test begins without any."""
+    monkeypatch.setattr(settings, "_installed", None)

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from labelserver.phantoms import make_study_set
-from tests.support.live_server import LiveServer, wait_until
+from labelserver.storage.processes import identity_of
+from tests.support.live_server import LiveServer, processor_seconds, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -69,7 +70,7 @@ def test_a_training_whose_processes_died_with_the_server_is_marked_lost(folders)
         server.http.post("/train/segmentation", json={"max_epochs": 200}).raise_for_status()
         wait_until("a first epoch", lambda: server.train_status().get("progress", {}).get("epoch", 0), 120)
         server.kill()
-        for pid in server.children("labelserver.worker"):
+        for pid in server.processes("labelserver.worker"):
             os.kill(pid, signal.SIGKILL)
         server.start()
         status = wait_until("the verdict", lambda: s if (s := server.train_status())["status"] == "ERROR" else None, 30)
@@ -88,9 +89,11 @@ def test_sigterm_suspends_a_training_with_a_checkpoint_and_the_next_start_resume
         assert reached
         epoch = server.train_status()["progress"]["epoch"]
         job = server.train_status()["id"]
+        before = server.processes("labelserver.worker")
+        assert len(before) >= 3, "worker, runner and job"
         server.stop(signal.SIGTERM)
         assert "checkpoint" in server.log_tail(), server.log_tail()
-        assert not server.children("labelserver.worker"), "a process outlived the server"
+        assert not [pid for pid in before if identity_of(pid)], "a process outlived the server"
         server.start()
         wait_until("the end", lambda: server.train_status()["status"] == "DONE", 200)
         status = server.train_status()
@@ -105,20 +108,18 @@ def test_a_worker_killed_during_an_inference_costs_one_request(folders):
         images = submit_all(server, reference)
         assert server.train("segmentation", {"max_epochs": 1})["status"] == "DONE"
         expected = server.infer("segmentation", images[0])
-        workers = server.children("labelserver.worker serve")
-        assert workers
+        (worker,) = server.processes("labelserver.worker serve")
+        before = processor_seconds(worker)
         with ThreadPoolExecutor(1) as pool:
             held = pool.submit(
                 server.http.post,
                 "/infer/segmentation",
                 params={"image": images[0]},
-                data={"params": '{"sw_overlap": 0.9, "roi_size": [32, 32, 32]}'},
+                data={"params": '{"sw_overlap": 0.9}'},  # a thousand windows
             )
-            for pid in workers:
-                os.kill(pid, signal.SIGKILL)
+            wait_until("the inference's work", lambda: processor_seconds(worker) > before + 1)
+            os.kill(worker, signal.SIGKILL)
             answer = held.result(120)
-        assert answer.status_code in (200, 500, 502, 503), answer.text
-        if answer.status_code != 200:
-            assert len(answer.json()["detail"]) > 20
-        wait_until("readiness", lambda: server.http.get("/readyz").status_code == 200, 60)
+        assert answer.status_code >= 500, answer.text
+        assert "again" in answer.json()["detail"]
         assert server.infer("segmentation", images[0]) == expected

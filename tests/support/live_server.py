@@ -35,6 +35,12 @@ def wait_until(what: str, condition: Any, timeout_s: float = 60.0) -> Any:
     raise AssertionError(f"{what} did not happen within {timeout_s:.0f} s")
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used (``/proc/<pid>/stat`` fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class LiveServer:
     """``labelserver start_server`` as a person runs it."""
 
@@ -102,20 +108,19 @@ class LiveServer:
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])
 
-    def children(self, containing: str) -> list[int]:
-        """Process ids, anywhere on the machine, whose command line holds `containing` and this app's folder."""
+    def processes(self, containing: str) -> list[int]:
+        """Living processes whose command holds `containing`: children of this server, runners and jobs of its app."""
         found = []
         for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
+            if folder.name.isdigit() and int(folder.name) != self.pid:
                 try:
                     command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    environment = (folder / "environ").read_bytes().decode(errors="replace")
-                except OSError:
+                    parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                except OSError:  # it ended meanwhile
                     continue
-                if containing in command and (str(self.app) in command or str(self.app) in environment):
-                    pid = int(folder.name)
-                    if identity_of(pid) is not None and pid != self.pid:
-                        found.append(pid)
+                ours = parent == self.pid or str(self.app) in command
+                if ours and containing in command and identity_of(int(folder.name)) is not None:
+                    found.append(int(folder.name))
         return found
 
     def infer(self, model: str, image: str, params: dict[str, Any] | None = None, output: str = "image") -> bytes:
