@@ -67,7 +67,7 @@ def import_(
     from labelserver.cli.showing import progress_bar
     from labelserver.datastore.exchange.cases import ImportLayout, find_cases
     from labelserver.datastore.exchange.importing import carry_out, plan_import
-    from labelserver.datastore.exchange.snapshots import read
+    from labelserver.datastore.exchange.snapshots import adopt_schema, read
 
     chosen = _chosen(ImportLayout, layout)
     snapshot = read(source) if source.is_dir() else None
@@ -82,6 +82,8 @@ def import_(
     if not yes:
         typer.echo("Nothing was changed. Add --yes to carry it out.")
         return
+    if snapshot is not None and (said := adopt_schema(store, snapshot, who())):
+        typer.echo(f"note: {said}")
     with progress_bar() as bar:
         task = bar.add_task("importing", total=len(plan.takes), said="")
         failed = carry_out(store, plan, who(), link=link, on_progress=lambda done: bar.update(task, completed=done))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labelserver.datastore.local import LocalDatastore
-from labelserver.datastore.plain_json import load_object
 from labelserver.domain.errors import LabelNotFound, UnreadableFile
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.json_types import JsonObject
+from labelserver.domain.schema import LabelSchema
 
 FILE = "snapshot.json"
 FORMAT = 1
@@ -101,10 +101,18 @@ def read(folder: Path) -> Snapshot | None:
     return snapshot
 
 
+def adopt_schema(store: LocalDatastore, snapshot: Snapshot, person: str) -> str:
+    """Give a store without a schema the snapshot's. Returns a sentence if it keeps another one; else ""."""
+    if not snapshot.schema:
+        return ""
+    if not store.schema().entries:
+        store.set_schema(LabelSchema.from_json(snapshot.schema), person=person)
+    if _schema_of(store) == snapshot.schema:
+        return ""
+    return "The store's label schema is not the snapshot's; names are brought together, and the hash will differ."
+
+
 def _schema_of(store: LocalDatastore) -> JsonObject:
-    """What the voxel values mean in this project, as its file tells; {} if it has none."""
-    try:
-        schema = load_object((store.layout.state / "project.json").read_bytes()).get("schema")
-    except (OSError, ValueError):
-        return {}
-    return schema if isinstance(schema, dict) else {}
+    """What the voxel values mean in this project, without the version, which each store counts on its own; {}: none."""
+    schema = store.schema()
+    return {k: v for k, v in schema.to_json().items() if k != "version"} if schema.entries else {}

@@ -13,7 +13,7 @@ import pytest
 from labelserver.datastore.exchange.cases import ImportLayout, find_cases
 from labelserver.datastore.exchange.exporting import ExportLayout, export
 from labelserver.datastore.exchange.importing import Fate, ImportPlan, carry_out, plan_import
-from labelserver.datastore.exchange.snapshots import read, take
+from labelserver.datastore.exchange.snapshots import adopt_schema, read, take
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import Conflict, InvalidSetting, LabelNotFound, UnreadableFile
 from labelserver.domain.ids import FINAL, ImageId
@@ -213,6 +213,25 @@ def test_a_snapshot_imports_to_the_same_hash(filled: LocalDatastore, tmp_path: P
     assert second.snapshot.hash == first.snapshot.hash
     numbers = [{(x.image_id, x.tag): x.number for x in s.labels}["a", "final"] for s in (first.snapshot, take(other))]
     assert numbers == [2, 1]
+
+
+def test_a_snapshots_schema_goes_with_it(filled: LocalDatastore, tmp_path: Path, open_at: Open) -> None:
+    info = {"label_info": [{"name": "spleen", "idx": 7}, {"name": "liver", "idx": 1}]}
+    filled.save_label("b/c", str(put_label(tmp_path / "l.nii.gz", 7)), "final", info)
+    filled.save_label("a", str(put_label(tmp_path / "l.nii.gz", 1)), "final", {"label_info": [{"name": "x", "idx": 1}]})
+    first = export(filled, tmp_path / "one", ExportLayout.SNAPSHOT)
+    known = read(tmp_path / "one")
+    assert known is not None
+    assert len(known.schema) > 0
+    other, third = open_at("other"), open_at("third")
+    assert adopt_schema(other, known, "Ada") == ""
+    assert carry_out(other, plan_import(other, find_cases(tmp_path / "one")), "") == []
+    assert take(other).hash == first.snapshot.hash
+    assert other.audit_log(100)[0].act.action == "schema"
+    put_image(third.layout.studies, "z.nii.gz")
+    third.refresh()
+    third.save_label("z", str(put_label(tmp_path / "l.nii.gz")), "final", {"label_info": [{"name": "rib", "idx": 1}]})
+    assert "hash will differ" in adopt_schema(third, known, "Ada")
 
 
 def test_a_snapshot_opens_in_place_as_a_monai_label_folder(filled: LocalDatastore, tmp_path: Path) -> None:
