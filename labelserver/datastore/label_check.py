@@ -26,7 +26,7 @@ from labelserver.domain.schema import NamedSegment
 from labelserver.imaging.formats import LABEL_EXTENSIONS, has_voxels, is_picture
 from labelserver.imaging.reordering import AxisChange, axis_change, orientation_code
 from labelserver.imaging.seg_nrrd import SegNrrd, read_seg_nrrd, rewrite_on
-from labelserver.imaging.volumes import read_grid, read_volume, write_volume
+from labelserver.imaging.volumes import open_volume, write_volume
 from labelserver.storage.atomic import storage_errors
 
 #: What a check adds to a label's info: how its axes were re-ordered, how its values were changed, what they mean.
@@ -108,14 +108,14 @@ def check_label(
 def _check_voxels(
     file: Path, ext: str, kind: ImageKind, image_grid: Grid, spool: Path, assigner: Assigner, *, floats: bool
 ) -> CheckedLabel:
-    label_grid = read_grid(file)
+    label_grid, read_voxels = open_volume(file)
     change = _change(label_grid, ext, kind, image_grid)
     moved = {} if change.is_identity else _note(label_grid, image_grid, change)
     segments = read_seg_nrrd(file) if ext.lower() == ".seg.nrrd" else None
     if segments is not None:
         _check_values(segments.layers, floats=floats)
         return _placed_segments(file, ext, segments, change, image_grid, spool, assigner, moved)
-    volume = read_volume(file)
+    volume = read_voxels()
     if volume.voxels.ndim != 3:
         raise UnreadableFile(
             f"The label has {volume.voxels.shape[-1]} channels per voxel; send one number per voxel, "

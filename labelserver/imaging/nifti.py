@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ else:
     nib = LateModule("nibabel")
 
 
+@cache
 def _foreign() -> tuple[type[Exception], ...]:
     """What nibabel and the decompressors raise on a damaged file."""
     nibabel_errors = (nib.wrapstruct.WrapStructError, nib.spatialimages.HeaderDataError)
@@ -45,11 +48,20 @@ def read_grid(path: Path) -> Grid:
 
 def read(path: Path) -> Volume:
     """Voxels in the stored dtype, or float64 where the header scales them."""
+    return opened(path)[1]()
+
+
+def opened(path: Path) -> tuple[Grid, Callable[[], Volume]]:
+    """The grid, and what reads the voxels without reading the header again."""
     header = _header(path)
     grid = _grid(path, header)
-    with unreadable(path, "NIfTI", *_foreign()):
-        voxels: NDArray[Any] = np.asanyarray(nib.arrayproxy.ArrayProxy(str(path), header, mmap=False))
-    return Volume(voxels.reshape((*grid.shape, *_channels(header.get_data_shape()))), grid)
+
+    def voxels() -> Volume:
+        with unreadable(path, "NIfTI", *_foreign()):
+            stored: NDArray[Any] = np.asanyarray(nib.arrayproxy.ArrayProxy(str(path), header, mmap=False))
+        return Volume(stored.reshape((*grid.shape, *_channels(header.get_data_shape()))), grid)
+
+    return grid, voxels
 
 
 def check_whole(path: Path) -> None:
@@ -100,6 +112,7 @@ def _header(path: Path) -> Any:
     return header
 
 
+@cache
 def _kinds() -> tuple[tuple[int, Any], ...]:
     """Header lengths of NIfTI-1 and -2, which are their first number, and what reads them."""
     return (348, nib.Nifti1Header), (_LONGEST_HEADER, nib.Nifti2Header)

@@ -20,7 +20,7 @@ from labelserver.imaging import metaimage, nifti, nrrd_files, pictures
 from labelserver.imaging.formats import PICTURE_EXTENSIONS, split_ext
 from labelserver.imaging.volume import Volume
 
-__all__ = ["Volume", "check_whole", "read_grid", "read_volume", "write_volume"]
+__all__ = ["Volume", "check_whole", "open_volume", "read_grid", "read_volume", "write_volume"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,14 @@ def read_grid(path: Path) -> Grid:
 def read_volume(path: Path) -> Volume:
     """Voxels on their grid. Raises as `read_grid`."""
     return _format(path).read(path)
+
+
+def open_volume(path: Path) -> tuple[Grid, Callable[[], Volume]]:
+    """The grid, and what reads the voxels if they are wanted; nothing is allocated before. Raises as `read_grid`."""
+    chosen = _format(path)
+    if chosen is _NIFTI:
+        return nifti.opened(path)
+    return chosen.read_grid(path), lambda: chosen.read(path)
 
 
 def check_whole(path: Path) -> Grid:
