@@ -130,7 +130,8 @@ async def receive_form(request: Request, spool: Path, limit_bytes: int) -> Async
         try:
             yield await receiver.receive(request)
         finally:
-            await to_thread.run_sync(receiver.discard)
+            if receiver.left_anything:  # else its user has cleaned up, and a hop to a thread is spared
+                await to_thread.run_sync(receiver.discard)
         return
     body = await _read_limited(request, TEXT_LIMIT_BYTES)
     if body and kind != b"application/x-www-form-urlencoded":
@@ -207,6 +208,12 @@ class _Receiver:
         if not self._ended:
             raise InvalidParams("The form ends before its closing boundary; the upload was cut short. Send it again.")
         return Form(self._texts, tuple(self._files))
+
+    @property
+    def left_anything(self) -> bool:
+        """Is there a file that nobody moved away or deleted, or one that is still open?"""
+        is_open = self._part.stream is not None and not self._part.stream.closed
+        return is_open or any(path.exists() for path in self._spooled)
 
     def discard(self) -> None:
         """Close and delete what nobody moved away."""

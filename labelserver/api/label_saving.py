@@ -75,7 +75,9 @@ def save_upload(server: Server, form: Form, image_id: ImageId, tag: Tag, saver: 
         known = ", ".join(sorted(LABEL_EXTENSIONS))
         raise InvalidParams(f"The label's file name ends with {ext or 'no extension'}; known are {known}.")
     if ext.lower() != RAW_EXTENSION:
-        return _accept(server, image_id, upload.path, ext, tag, saver, info)
+        saved = _accept(server, image_id, upload.path, ext, tag, saver, info)
+        upload.path.unlink(missing_ok=True)
+        return saved
     converted = server.spool / f"label-{uuid.uuid4().hex}.nii.gz"
     try:
         raw_to_nifti(upload.path, Path(server.datastore.get_image_uri(image_id)), converted)
