@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from labelserver.cli import dataset_verbs
+from labelserver.cli import dataset_verbs, schema
 from labelserver.cli.apps import NOT_COPIED
 from labelserver.cli.failing import CommandFailed
 
@@ -40,6 +40,7 @@ cli.command("export")(dataset_verbs.export)
 cli.command("erase")(dataset_verbs.erase)
 cli.command("log")(dataset_verbs.log)
 cli.command("verify")(dataset_verbs.verify)
+cli.add_typer(schema.cli, name="schema")
 
 
 @cli.callback()

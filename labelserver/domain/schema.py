@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,7 +85,7 @@ class LabelSchema:
 
     def find(self, segment: NamedSegment) -> SchemaEntry | None:
         """By name, by a former name, by either without regard to case, by a viewer's id that is one of ours."""
-        wanted = segment.name.strip()
+        wanted = plain_label_name(segment.name)
         for entry in self.entries:
             if wanted == entry.name:
                 return entry
@@ -135,7 +136,7 @@ class LabelSchema:
 
     def _with(self, segment: NamedSegment) -> tuple[LabelSchema, SchemaEntry]:
         """Add a name. A value that so far had only a generic name gets this one."""
-        name = segment.name.strip()[:MAX_NAME_LENGTH]
+        name = plain_label_name(segment.name)
         nameless = self.of_value(segment.value) if segment.value is not None else None
         if nameless is not None and nameless.name == generic_name(nameless.value):
             named = replace(nameless, name=name, former_names=(*nameless.former_names, nameless.name))
@@ -153,7 +154,7 @@ class LabelSchema:
         return replace(self, version=self.version + 1, entries=tuple(sorted(entries, key=lambda e: e.value)))
 
     def _free_id(self, name: str) -> str:
-        base = name if _PLAIN_ID.match(name) else _NOT_PLAIN.sub("-", name).strip("-.")[:50] or "label"
+        base = name if _PLAIN_ID.match(name) else _NOT_PLAIN.sub("-", name).strip("-_.+")[:50] or "label"
         taken = {entry.id for entry in self.entries}
         number, chosen = 1, base
         while chosen in taken:
@@ -224,9 +225,39 @@ class LabelSchema:
         return replace(schema, entries=tuple(sorted(entries, key=lambda entry: entry.value)))
 
 
+def plain_label_name(text: str) -> str:
+    """A name as it is kept and compared: composed Unicode without control characters, of bounded length."""
+    kept = "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c) not in ("Cc", "Cs"))
+    return kept.strip()[:MAX_NAME_LENGTH].strip() or "unnamed"
+
+
 def generic_name(value: int) -> str:
     """What a voxel value is called that came without a name."""
     return f"label_{value}"
+
+
+def channels_of_values(names: Sequence[str], stored: Mapping[str, int]) -> dict[int, int]:
+    """Which network channel a stored voxel value belongs to, for a model that counts its own names from 1.
+
+    Args:
+        names: the model's labels in the order of its channels 1..N.
+        stored: the schema's values by name (`LabelSchema.values`); empty where there is no schema.
+
+    Returns:
+        Stored value -> channel. A name that the schema does not know keeps its channel as value, unless the value has
+        another name. Values that are left out are no label of this model.
+    """
+    by_name = {name.casefold(): value for name, value in stored.items()}
+    by_name |= stored
+    taken = {value for name, value in stored.items() if name != generic_name(value)}
+    channels = {}
+    for channel, name in enumerate(names, start=1):
+        value = by_name.get(name, by_name.get(name.casefold()))
+        if value is None and channel not in taken:
+            value = channel
+        if value is not None:
+            channels[value] = channel
+    return channels
 
 
 def color_of(value: int) -> Color:
@@ -251,7 +282,7 @@ def app_label_names(info: Mapping[str, JsonValue]) -> list[str]:
     models = info.get("models")
     for model in models.values() if isinstance(models, Mapping) else ():
         names += names_in_order(model.get("labels")) if isinstance(model, Mapping) else []
-    return [name for name in dict.fromkeys(names) if name and name != BACKGROUND]
+    return [name for name in dict.fromkeys(names) if name.strip() and name.casefold() != BACKGROUND]
 
 
 def _number(value: JsonValue) -> float:
@@ -275,8 +306,9 @@ def _entry_to_json(entry: SchemaEntry) -> JsonObject:
 
 
 def _entry_from_json(item: Mapping[str, JsonValue], so_far: LabelSchema, given: set[int]) -> SchemaEntry:
-    name = str(item.get("name") or "").strip()
-    if not name or len(name) > MAX_NAME_LENGTH or name.casefold() == BACKGROUND:
+    given_name = str(item.get("name") or "").strip()
+    name = plain_label_name(given_name)
+    if not given_name or len(given_name) > MAX_NAME_LENGTH or name.casefold() == BACKGROUND:
         raise InvalidParams(f"Each label needs a name of 1 to {MAX_NAME_LENGTH} characters; {BACKGROUND!r} is value 0.")
     value = item.get("value")
     taken = given | {entry.value for entry in so_far.entries} | {NOT_ANNOTATED}

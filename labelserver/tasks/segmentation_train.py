@@ -25,6 +25,7 @@ from monai.transforms import (
     SpatialPadd,
 )
 
+from labelserver.domain.schema import channels_of_values
 from labelserver.tasks import train_metrics as metrics
 from labelserver.tasks import train_request as asked
 from labelserver.tasks.base import Labels, numbered_labels
@@ -39,17 +40,29 @@ _CENTRES_PER_LABEL = 5000
 
 
 class OnlyKnownLabelsd(MapTransform):
-    """Voxel values beyond the known labels become background, so that a richer label file can be trained on."""
+    """Voxel values become the channels of the known labels, all others background.
 
-    def __init__(self, keys: Any, largest: int) -> None:
+    So a richer label file can be trained on, and one whose schema numbers the labels otherwise than the network does.
+    """
+
+    def __init__(self, keys: Any, largest: int, channels: Mapping[int, int] | None = None) -> None:
+        """`channels`: value in the file -> channel, 1 to `largest`; without it they are the same."""
         super().__init__(keys)
         self._largest = largest
+        same = {value: value for value in range(1, largest + 1)}
+        self._channels = None if channels is None or dict(channels) == same else dict(channels)
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         found = dict(data)
         for key in self.key_iterator(found):
             value = found[key]
-            value[(value < 0) | (value > self._largest)] = 0
+            if self._channels is None:
+                value[(value < 0) | (value > self._largest)] = 0
+                continue
+            stored = value * 1  # a copy with the metadata, of an array or a tensor
+            value[...] = 0
+            for number, channel in self._channels.items():
+                value[stored == number] = channel
         return found
 
 
@@ -74,7 +87,8 @@ class SegmentationTrain(BasicTrainTask):
     ) -> None:
         """Describe what the network learns; `SegmentationInfer` takes the same values.
 
-        A label file holds 1..N in the order of the labels; other values count as background. Patches are drawn so that
+        A label file holds the values of the project's schema, which become 1..N in the order of the labels by their
+        names; without a schema it holds 1..N. Other values count as background. Patches are drawn so that
         every label, and background, is in the middle equally often. Images are never mirrored: left and right organs
         are different labels. The options that this class adds to the request, with defaults:
 
@@ -129,14 +143,15 @@ class SegmentationTrain(BasicTrainTask):
         loss: Callable[..., Any] = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
         return loss
 
-    def _fixed_transforms(self) -> list[Any]:
+    def _fixed_transforms(self, context: Context) -> list[Any]:
+        channels = channels_of_values(self._names, context.label_values)
         low, high = self.intensity_window
         return [
             LoadVolumed(keys=_BOTH),
             Orientationd(keys=_BOTH, axcodes=self.orientation, labels=AXES),
             Spacingd(keys=_BOTH, pixdim=self.spacing_mm, mode=("bilinear", "nearest")),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
-            OnlyKnownLabelsd(keys="label", largest=len(self._names)),
+            OnlyKnownLabelsd(keys="label", largest=len(self._names), channels=channels),
             EnsureTyped(keys="image", dtype=torch.float32),
             EnsureTyped(keys="label", dtype=torch.uint8),
         ]
@@ -144,7 +159,7 @@ class SegmentationTrain(BasicTrainTask):
     def train_pre_transforms(self, context: Context) -> Transforms:
         classes = len(self._names) + 1
         return [
-            *self._fixed_transforms(),
+            *self._fixed_transforms(context),
             SpatialPadd(keys=_BOTH, spatial_size=self.roi_size),
             ClassesToIndicesd(keys="label", num_classes=classes, max_samples_per_class=_CENTRES_PER_LABEL),
             RandCropByLabelClassesd(
@@ -163,7 +178,7 @@ class SegmentationTrain(BasicTrainTask):
         ]
 
     def val_pre_transforms(self, context: Context) -> Transforms:
-        return [*self._fixed_transforms(), SelectItemsd(keys=_BOTH), EnsureTyped(keys=_BOTH, track_meta=False)]
+        return [*self._fixed_transforms(context), SelectItemsd(keys=_BOTH), EnsureTyped(keys=_BOTH, track_meta=False)]
 
     def train_data_loader(self, context: Context, num_workers: int = 0, shuffle: bool = True) -> Any:
         dataset = self._dataset(context, context.train_datalist, is_train=True)

@@ -66,6 +66,7 @@ class Context:
     seed: int = 0  #: asked for, or drawn; every random number of the run follows from it
     split_key: bytes = b""  #: of the project; decides with an image's id whether it is held out
     early_stopping: Any = None  #: ignite's EarlyStopping, if asked for
+    label_values: dict[str, int] = field(default_factory=dict)  #: the project's schema: name -> value in label files
     image_ids: dict[str, str] = field(default_factory=dict)  #: image path -> image id
     bad_cases: list[BadCase] = field(default_factory=list)
 

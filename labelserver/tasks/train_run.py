@@ -16,6 +16,7 @@ import torch
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from labelserver.contracts.datastore import Datastore
+from labelserver.contracts.labels import SchemaStore
 from labelserver.contracts.model_store import current_version_writer
 from labelserver.contracts.progress import current_progress
 from labelserver.domain.errors import DeviceMemoryFull, LabelNotFound
@@ -66,6 +67,7 @@ class Run:
         self._read_checkpoint()
         self._context.image_ids = {datastore.get_image_uri(i): i for i in datastore.get_labeled_images()}
         self._context.split_key = _split_key(datastore)
+        self._context.label_values = datastore.label_values() if isinstance(datastore, SchemaStore) else {}
         try:
             cases = call_hook(task.pre_process, request, datastore) or []
             return self.train(0, 1, list(cases))

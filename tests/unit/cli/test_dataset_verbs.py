@@ -96,3 +96,24 @@ def test_erase_tells_first_and_does_with_yes(
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("datasets", "log", "--studies", str(tmp_path / "nowhere")) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_schema_is_shown_and_set_from_a_file(
+    store: LocalDatastore, studies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text(
+        '{"mode": "strict", "labels": [{"id": "label_1", "name": "liver", "value": 1}, {"name": "vessel"}]}'
+    )
+    assert command("datasets", "schema", "set", str(file), "--studies", studies) == 0
+    assert store.label_values() == {"liver": 1, "vessel": 2}
+    assert command("datasets", "schema", "show", "--studies", studies) == 0
+    shown = capsys.readouterr().out
+    assert "strict" in shown
+    assert "vessel" in shown
+    assert command("datasets", "schema", "show", "--json", "--studies", studies) == 0
+    file.write_text(capsys.readouterr().out)
+    assert command("datasets", "schema", "set", str(file), "--studies", studies) == 0
+    file.write_text('{"labels": [{"name": "other", "value": 1}]}')
+    assert command("datasets", "schema", "set", str(file), "--studies", studies) != 0
+    assert "stored labels use it" in capsys.readouterr().err

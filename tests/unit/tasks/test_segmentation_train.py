@@ -14,6 +14,7 @@ from training_fakes import CaseStore, Watcher
 
 from labelserver.contracts.model_store import writing_to
 from labelserver.contracts.progress import watched_by
+from labelserver.domain.schema import channels_of_values
 from labelserver.model_store.local import LocalModelStore
 from labelserver.tasks.segmentation import SegmentationInfer
 from labelserver.tasks.segmentation_train import OnlyKnownLabelsd, SegmentationTrain
@@ -61,6 +62,12 @@ def two_cubes(folder: Path, count: int) -> CaseStore:
 def test_values_beyond_the_known_labels_become_background() -> None:
     given = {"label": torch.tensor([[0.0, 1.0, 2.0, 3.0, -1.0, 255.0]])}
     assert OnlyKnownLabelsd("label", largest=2)(given)["label"].tolist() == [[0, 1, 2, 0, 0, 0]]
+
+
+def test_values_of_another_schema_become_the_networks_channels() -> None:
+    given = {"label": torch.tensor([[0.0, 1.0, 10.0, 234.0, 2.0]])}
+    channels = channels_of_values(["liver", "spleen"], {"spleen": 1, "liver": 10, "tumour": 234})
+    assert OnlyKnownLabelsd("label", largest=2, channels=channels)(given)["label"].tolist() == [[0, 2, 1, 0, 0]]
 
 
 def test_patches_have_the_asked_size_and_show_every_label(tmp_path: Path) -> None:
