@@ -97,8 +97,11 @@ def place_together(folder: Path, files: Sequence[tuple[str, bytes | Path]]) -> N
 def copy_beside(content: bytes | Path, target: Path, *, mode: int = 0o644) -> Path:
     """Write a hidden neighbour of `target`, not synced. The caller renames or unlinks it."""
     with storage_errors(target.name):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=_suffix(target), dir=target.parent)
+        try:
+            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=_suffix(target), dir=target.parent)
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=_suffix(target), dir=target.parent)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as stream:
