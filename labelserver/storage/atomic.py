@@ -72,7 +72,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def place_together(folder: Path, files: Sequence[tuple[str, bytes | Path]]) -> None:
-    """Put several new files into `folder`: written beside, synced at once, renamed in order, folders synced at once.
+    """Put several new files into `folder`: written beside, synced at once, renamed in order, folders synced.
 
     The last name is the seal: if it is there after a crash, the others are there and whole. A failure leaves none of
     the names that were not there yet. Made folders are synced into their parents up to the first that existed.
@@ -91,7 +91,8 @@ def place_together(folder: Path, files: Sequence[tuple[str, bytes | Path]]) -> N
             for temporary, _ in placed:
                 temporary.unlink(missing_ok=True)
             raise
-        _sync_all([*holding, folder])
+        for changed in (folder, *holding):  # the first wait brings the names of all to the disk, where it has a journal
+            sync_folder(changed)
 
 
 def copy_beside(content: bytes | Path, target: Path, *, mode: int = 0o644) -> Path:
@@ -133,7 +134,7 @@ _SYNCERS = ThreadPoolExecutor(8, "sync")
 
 
 def _sync_all(paths: Sequence[Path]) -> None:
-    """Sync files and folders at once. All have been tried when this returns or raises."""
+    """Sync files at once. All have been tried when this returns or raises."""
     others = [_SYNCERS.submit(_sync, path) for path in paths[1:]]
     try:
         _sync(paths[0])
