@@ -283,6 +283,9 @@ class LabelScan:
                 )
                 if not alike:
                     return None
+            schema_version = self._labels.stored_as_told(info or {})
+            if schema_version is None:
+                return None
             revision = Revision(
                 image_id=image.record.image_id,
                 tag=Tag(file.place[0]),
@@ -293,7 +296,7 @@ class LabelScan:
                 parent=None,
                 created_ts=file.mtime_ns / 1e9,
                 provenance=imported(info, LabelSource.IMPORT),
-                schema_version=0,
+                schema_version=schema_version,
                 info=dict(info or {}),
             )
             with self._labels.locked(revision.image_id):

@@ -2,7 +2,7 @@
 
 Clients number their segments as they like. What a voxel value means is decided here, in this order:
 
-1. a segmentation file (``.seg.nrrd``) names its own values;
+1. a segmentation file (``.seg.nrrd``) names its own values, and so does the record of a label that was exported;
 2. names in the info (``label_info``, or a model's ``label_names``): their ``idx`` where the values in the file prove
    it, else the order of the entries, because some viewers number the voxels 1..N in that order and tell other ``idx``
    (R-37);
@@ -72,6 +72,9 @@ class Assigner:
         Raises:
             UnknownLabelName: the schema is strict and does not know a name or value.
         """
+        recorded = recorded_segments(self._info)
+        if recorded is not None:
+            return self._by_name(present, recorded, trusted=True)
         named = named_segments(self._info)
         if named is not None:
             return self._by_name(present, named)
@@ -141,6 +144,36 @@ class Assigner:
 
 def _told(entry: SchemaEntry) -> JsonObject:
     return {"id": entry.id, "name": entry.name, "value": entry.value}
+
+
+def recorded_segments(info: Mapping[str, JsonValue]) -> list[NamedSegment] | None:
+    """The segments of a stored label, as one of our stores recorded them beside it; None if it did not."""
+    listed = info.get("segments")
+    if not isinstance(listed, list | tuple):
+        return None
+    told = [
+        s for s in listed if isinstance(s, Mapping) and s.get("name") and _whole(s.get("value")) and "layer" not in s
+    ]
+    return [NamedSegment(str(s["name"]), _text_id(s), _whole(s["value"])) for s in told] or None
+
+
+def stored_as_told(project: Project, info: Mapping[str, JsonValue]) -> bool:
+    """Whether a label with this info surely holds the schema's values, so that its voxels need no look.
+
+    An open schema learns the names.
+    """
+    segments = recorded_segments(info)
+    if segments is None:
+        segments = named_segments(info)
+        if segments is None:
+            return True
+        if [s.value for s in segments] != list(range(1, len(segments) + 1)):
+            return False
+    try:
+        _, entries = project.resolve(segments)
+    except UnknownLabelName:
+        return False
+    return all(entry.value == segment.value for entry, segment in zip(entries, segments, strict=True))
 
 
 def named_segments(info: Mapping[str, JsonValue]) -> list[NamedSegment] | None:

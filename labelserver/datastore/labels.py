@@ -37,7 +37,7 @@ from labelserver.datastore.label_rows import (
     revision_of,
     settle,
 )
-from labelserver.datastore.label_values import Assigner
+from labelserver.datastore.label_values import Assigner, stored_as_told
 from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump
 from labelserver.datastore.project import Project
@@ -316,6 +316,10 @@ class Labels:
                     except DiskFull:
                         return self._layout.revision_file(row.image_id, row.tag, row.current, row.ext)
         return path if path.exists() else None
+
+    def stored_as_told(self, info: JsonObject) -> int | None:
+        """The schema's version if a label with this info surely holds its values; None if somebody must look."""
+        return self._project.schema().version if stored_as_told(self._project, info) else None
 
     def edited_file(self, image_id: ImageId, tag: Tag) -> Path | None:
         """The file below ``labels/`` if it is not as we left it; None also if there is none."""

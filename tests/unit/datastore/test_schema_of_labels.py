@@ -293,3 +293,38 @@ def test_an_outside_edit_holds_the_schemas_values_whatever_the_client_had_sent(
     store.refresh()
     assert stored_blocks(store) == {0: 2, 1: 1, 2: 2}
     assert [r.number for r in store.revisions(A, FINAL)] == [1, 2]
+
+
+def test_the_record_of_an_exported_label_is_believed_over_what_its_first_client_sent(
+    store: LocalDatastore, tmp_path: Path
+) -> None:
+    store.learn_labels(ORGANS)
+    first = save(store, tmp_path, {0: 1, 1: 2}, named(liver=1, spleen=2))
+    content = store.revision_file(A, FINAL, 1)
+    again = store.accept_label(A, content, ".nii.gz", FINAL, Provenance(), first.info)
+    assert stored_blocks(store) == {0: 2, 1: 1}
+    assert again.sha256 == first.sha256
+    assert "mapping" not in again.info
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_labels_of_a_peers_folder_are_read_by_the_names_in_its_index(
+    count: int, studies: Path, open_store: OpenStore
+) -> None:
+    objects = {}
+    for n in range(count):
+        put_image(studies, f"c{n:02}.nii.gz")
+        voxels = np.zeros(SHAPE, np.uint8)
+        voxels[0] = 1
+        (studies / "labels/final").mkdir(parents=True, exist_ok=True)
+        write_volume(studies / f"labels/final/c{n:02}.nii.gz", voxels, AFFINE, compress=True)
+        names = named(liver=1) if n % 2 else named(spleen=1)  # each label has its own numbering
+        labels = {"final": {"ext": ".nii.gz", "info": {"label_info": names}}}
+        objects[f"c{n:02}"] = {"image": {"ext": ".nii.gz", "info": {}}, "labels": labels}
+    (studies / "datastore_v2.json").write_text(json.dumps({"objects": objects}))
+    store = open_store()
+    assert store.problems() == []
+    values = store.label_values()
+    for n in range(count):
+        stored = read_volume(Path(store.get_label_uri(f"c{n:02}", "final"))).voxels
+        assert set(stored[0].ravel()) == {values["liver" if n % 2 else "spleen"]}
