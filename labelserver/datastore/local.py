@@ -432,9 +432,7 @@ class LocalDatastore(Datastore):
         """Really remove images and everything made from them; see `erasing.py`."""
         self._eraser.carry_out(erasure, person)
 
-    def prunable(
-        self, keep_revisions: int, used: Collection[str], trash_days: int, cache_days: int
-    ) -> list[Prunable]:
+    def prunable(self, keep_revisions: int, used: Collection[str], trash_days: int, cache_days: int) -> list[Prunable]:
         """What the retention settings let go; `used` are SHA-256 of labels that must stay. See `pruning.py`."""
         return [*self._pruner.revisions(keep_revisions, used), *self._pruner.files(trash_days, cache_days)]
 
