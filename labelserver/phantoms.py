@@ -5,7 +5,7 @@ on a grid of its own. Cases differ in pose, size, contrast phase, spacing and st
 anisotropic, one in eight oblique. Organs share their HU with muscle, bowel, stomach and vessels, so that a threshold
 does not find them. The same arguments give the same voxels.
 
-HU of tissues follow W. A. Kalender, Computed Tomography, 3rd ed., table 1.2, and usual portal-venous enhancement.
+HU of tissues are typical values of unenhanced and portal-venous abdominal CT.
 """
 
 from __future__ import annotations
