@@ -21,6 +21,9 @@ from tests.support.live_server import LiveServer, processor_seconds, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CONF = {"models": "segmentation"}
+#: Short epochs, and no scoring beside them: these tests are about processes, not about learning.
+SHORT = {"steps_per_epoch": 4, "patches_per_case": 2}
+QUIET = {"LABELSERVER_AUTO_UPDATE_SCORING": "false"}
 
 
 @pytest.fixture
@@ -46,9 +49,9 @@ def stored(server: LiveServer, image: str) -> np.ndarray:
 
 def test_a_server_killed_during_training_finds_job_and_labels_again(folders):
     app, studies, reference = folders
-    with LiveServer(app, studies, conf=CONF) as server:
+    with LiveServer(app, studies, conf=CONF, **QUIET) as server:
         images = submit_all(server, reference)
-        server.http.post("/train/segmentation", json={"max_epochs": 200}).raise_for_status()
+        server.http.post("/train/segmentation", json={"max_epochs": 1000, **SHORT}).raise_for_status()
         wait_until("a first epoch", lambda: server.train_status().get("progress", {}).get("epoch", 0), 120)
         job = server.train_status()["id"]
         server.kill()
@@ -65,9 +68,9 @@ def test_a_server_killed_during_training_finds_job_and_labels_again(folders):
 
 def test_a_training_whose_processes_died_with_the_server_is_marked_lost(folders):
     app, studies, reference = folders
-    with LiveServer(app, studies, conf=CONF) as server:
+    with LiveServer(app, studies, conf=CONF, **QUIET) as server:
         submit_all(server, reference)
-        server.http.post("/train/segmentation", json={"max_epochs": 200}).raise_for_status()
+        server.http.post("/train/segmentation", json={"max_epochs": 1000, **SHORT}).raise_for_status()
         wait_until("a first epoch", lambda: server.train_status().get("progress", {}).get("epoch", 0), 120)
         server.kill()
         for pid in server.processes("labelserver.worker"):
@@ -80,9 +83,9 @@ def test_a_training_whose_processes_died_with_the_server_is_marked_lost(folders)
 
 def test_sigterm_suspends_a_training_with_a_checkpoint_and_the_next_start_resumes_it(folders):
     app, studies, reference = folders
-    with LiveServer(app, studies, conf=CONF) as server:
+    with LiveServer(app, studies, conf=CONF, **QUIET) as server:
         submit_all(server, reference)
-        server.http.post("/train/segmentation", json={"max_epochs": 12}).raise_for_status()
+        server.http.post("/train/segmentation", json={"max_epochs": 12, **SHORT}).raise_for_status()
         reached = wait_until(
             "a second epoch", lambda: server.train_status().get("progress", {}).get("epoch", 0) >= 2, 120
         )
@@ -104,9 +107,9 @@ def test_sigterm_suspends_a_training_with_a_checkpoint_and_the_next_start_resume
 
 def test_a_worker_killed_during_an_inference_costs_one_request(folders):
     app, studies, reference = folders
-    with LiveServer(app, studies, conf=CONF) as server:
+    with LiveServer(app, studies, conf=CONF, **QUIET) as server:
         images = submit_all(server, reference)
-        assert server.train("segmentation", {"max_epochs": 1})["status"] == "DONE"
+        assert server.train("segmentation", {"max_epochs": 1, **SHORT})["status"] == "DONE"
         expected = server.infer("segmentation", images[0])
         (worker,) = server.processes("labelserver.worker serve")
         before = processor_seconds(worker)
