@@ -15,13 +15,11 @@ from labelserver.datastore import audit
 from labelserver.datastore.audit import BEGINNING, BLANKED, Entry
 from labelserver.datastore.index import Index
 from labelserver.datastore.layout import Layout, revision_name
+from labelserver.datastore.revision_walk import walk_revisions
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.labels import StoreProblem
 from labelserver.storage.append import read_json_lines
 from labelserver.storage.checksums import sha256_of
-
-#: revisions looked up at once
-_PAGE = 1000
 
 
 @dataclass(slots=True)
@@ -93,8 +91,7 @@ def _check_file(layout: Layout, index: Index, checked: Checked) -> None:
 
 
 def _check_revisions(layout: Layout, index: Index, checked: Checked) -> None:
-    rows = _revision_rows(index)
-    for image_id, tag, number, ext, digest in rows:
+    for image_id, tag, number, ext, digest, *_ in walk_revisions(index):
         checked.revisions += 1
         with index.reading() as connection:
             told = audit.of_revision(connection, image_id, tag, number)
@@ -120,22 +117,6 @@ def _revision_faults(folder: Path, number: int, ext: str, digest: str, told: Ent
             yield "The description of this revision was edited.", description.name
     except OSError:
         yield "The description of this revision is missing.", description.name
-
-
-def _revision_rows(index: Index) -> Iterator[tuple[str, str, int, str, str]]:
-    """Page by page, so that no transaction stays open while files are read."""
-    place = ("", "", 0)
-    while True:
-        with index.reading() as connection:
-            page = connection.execute(
-                "SELECT image_id, tag, number, ext, sha256 FROM revisions WHERE (image_id, tag, number) > (?, ?, ?) "
-                "ORDER BY image_id, tag, number LIMIT ?",
-                (*place, _PAGE),
-            ).fetchall()
-        yield from page
-        if len(page) < _PAGE:
-            return
-        place = page[-1][:3]
 
 
 def _problem(layout: Layout, reason: str) -> StoreProblem:

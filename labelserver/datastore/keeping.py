@@ -19,6 +19,7 @@ from labelserver.datastore.image_rows import image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.label_rows import label_row, revision_of
 from labelserver.datastore.layout import Layout, revision_name
+from labelserver.datastore.revision_walk import walk_revisions
 from labelserver.domain.labels import Revision, StoreProblem
 from labelserver.storage import atomic
 from labelserver.storage.checksums import sha256_of
@@ -27,7 +28,6 @@ from labelserver.storage.locks import exclusive
 #: seconds that a revision's file may be younger than its row tells; the clock, and a slow disk
 _SLACK_S = 120.0
 
-_PAGE = 1000
 _LOOKED = "kept_looked_ts"
 
 
@@ -44,7 +44,7 @@ class Keeper:
         with self._index.reading() as connection:
             since = float(meta(connection, _LOOKED) or 0.0)
         problems = list(self._backups())
-        for image_id, tag, number, ext, size, created in self._rows():
+        for image_id, tag, number, ext, _, size, created in walk_revisions(self._index):
             folder = self._layout.revisions_of(image_id, tag)
             if _suspect(folder / revision_name(number, ext), created, since, size) or _suspect(
                 folder / f"{number}.json", created, since, None
@@ -52,20 +52,6 @@ class Keeper:
                 problems.extend(self._check(image_id, tag, number))
         self._note(problems, began)
         return problems
-
-    def _rows(self) -> Iterator[tuple[str, str, int, str, int, float]]:
-        place = ("", "", 0)
-        while True:
-            with self._index.reading() as connection:
-                page = connection.execute(
-                    "SELECT image_id, tag, number, ext, size_bytes, created_ts FROM revisions "
-                    "WHERE (image_id, tag, number) > (?, ?, ?) ORDER BY image_id, tag, number LIMIT ?",
-                    (*place, _PAGE),
-                ).fetchall()
-            yield from page
-            if len(page) < _PAGE:
-                return
-            place = page[-1][:3]
 
     def _check(self, image_id: str, tag: str, number: int) -> Iterator[StoreProblem]:
         with exclusive(self._layout.image_lock(image_id)):
