@@ -7,7 +7,8 @@ FROM python:3.12.11-slim-bookworm
 RUN useradd --create-home --uid 1000 labelserver && mkdir /workspace && chown labelserver /workspace
 WORKDIR /opt/labelserver
 ARG PIP_EXTRA_INDEX_URL
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md hatch_build.py ./
+COPY web web
 COPY labelserver labelserver
 COPY apps apps
 RUN pip install --no-cache-dir torch==2.13.0 && pip install --no-cache-dir --constraint constraints.txt .

@@ -14,9 +14,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUNTIME := $(VENV)/.installed-runtime
 DEVELOP := $(VENV)/.installed-develop
 PINS := pyproject.toml constraints.txt
+#: Programs of Debian that only tests need; a test whose program is missing is skipped, and says so.
+DEBIAN_PACKAGES := orthanc orthanc-dicomweb dicom3tools mmdebstrap buildah runc chromium fonts-dejavu-core
+
+#: The labeling page as the server finds it, and what it is made from.
+WEB_DIST := labelserver/web_dist/index.html
+WEB := $(shell find web -type f -not -path 'web/node_modules/*' -not -path 'web/tests/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help serve workspace test check resolve quick soak bench demo clean
+.PHONY: help serve workspace test check resolve quick sdk soak bench demo clean page
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +41,10 @@ $(DEVELOP): $(RUNTIME)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Installing makes it, too; this follows its sources. Without Node the server runs without the page; CI stops instead.
+$(WEB_DIST): $(WEB) hatch_build.py | $(RUNTIME)
+	@$(BIN)/python hatch_build.py || [ "$$CI" != true ]
+
 workspace/radiology: | $(RUNTIME)
 	$(BIN)/labelserver apps --download --name radiology --output workspace
 
@@ -43,7 +53,7 @@ workspace/phantom-abdomen-reference/labels.json: | $(RUNTIME)
 
 workspace: $(RUNTIME) workspace/radiology workspace/phantom-abdomen-reference/labels.json
 
-serve: workspace ## install, make the sample studies, start the server on http://127.0.0.1:8000
+serve: workspace $(WEB_DIST) ## install, make the sample studies, start the server on http://127.0.0.1:8000
 	@exec $(BIN)/labelserver start_server --app workspace/radiology --studies workspace/phantom-abdomen \
 	    --conf models segmentation --port $(PORT)
 
@@ -63,11 +73,42 @@ resolve: .make/resolved ## do the pins resolve for every Python we promise?
 	$(BIN)/python tests/house/resolve_constraints.py 3.11 3.12 3.13
 	@mkdir -p .make && touch $@
 
+# Node from the path; without it the page's own tests are left out, and that is said. CI stops instead.
+page: ## check the types of the labeling page and test its pure parts (needs Node 20.19 or later)
+	@if command -v npm >/dev/null 2>&1; then \
+	    cd web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --silent --no-audit --no-fund; } \
+	    && npm run --silent check && npm run --silent test; \
+	elif [ "$$CI" = true ]; then echo "npm is missing: the tests of the page cannot run" >&2; exit 1; \
+	else echo "npm is missing: the tests of the page are left out"; fi
+
 quick: $(DEVELOP) ## the quick tests
 	$(BIN)/pytest
 
-test: check resolve ## everything that must hold; what CI runs
+# Tried once for each list of packages. Where it cannot be done the tests that need them are skipped; CI stops instead.
+.make/debian-packages: Makefile
+	@mkdir -p .make; missing=$$(for p in $(DEBIAN_PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -z "$$missing" ]; then touch $@; \
+	elif apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+	    apt-get install -qq -y --no-install-recommends $$missing >/dev/null; then touch $@; \
+	elif [ "$$CI" = true ]; then echo "These Debian packages cannot be installed:" $$missing >&2; exit 1; \
+	else echo "Not installed (this needs Debian and root):" $$missing "- the tests that need them will be skipped."; fi
+
+test: check resolve page $(WEB_DIST) .make/debian-packages ## everything that must hold; what CI runs
 	$(BIN)/pytest -m 'not soak and not bench' --durations=15
+
+#: Pinned as a pair: later releases of holoscan-cli have no tools for applications.
+SDK := monai-deploy-app-sdk==4.0.0 holoscan-cli==4.2.0 nvidia-cuda-runtime
+
+.venv-sdk/.installed: $(PINS) | $(DEVELOP)
+	$(BIN)/python -m venv .venv-sdk
+	.venv-sdk/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
+	.venv-sdk/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+	    monai pydicom highdicom nibabel pylibjpeg-openjpeg python-gdcm $(SDK)
+	@touch $@
+
+sdk: .venv-sdk/.installed ## the application as operators of MONAI Deploy's SDK, in an environment of its own
+	LABELSERVER_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(BIN)/pytest -m sdk
 
 soak: $(DEVELOP) ## the full counts
 	$(BIN)/pytest -m soak --timeout=3600
@@ -76,4 +117,4 @@ bench: $(DEVELOP) ## measure; write docs/benchmarks.md; fail beyond a limit
 	$(BIN)/pytest -m bench -s --timeout=1200
 
 clean: ## remove everything made by the commands above but the workspace
-	rm -rf $(VENV) .make build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .make build dist labelserver/web_dist web/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,24 @@ from labelserver.contracts.model_store import ModelStore
 from labelserver.datastore.local import LocalDatastore
 from labelserver.datastore.through_lead import DatastoreThroughLead
 from labelserver.datastore.uploads import UploadStore
+from labelserver.domain.app_description import AppDescription
 from labelserver.domain.errors import InvalidSetting, LabelServerError
 from labelserver.domain.hosts import is_loopback
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.paths import Roots
 from labelserver.domain.schema import app_label_names
+from labelserver.engine.event_hub import EventHub
+from labelserver.engine.job_events import JobEvents, version_event
 from labelserver.engine.local import LocalEngine
 from labelserver.engine.no_app import NoAppEngine
+from labelserver.engine.trigger_book import TriggerBook
+from labelserver.interaction.leases import LeaseBook
+from labelserver.interaction.service import Interactions
+from labelserver.model_store.gate import Gate
 from labelserver.model_store.local import LocalModelStore
 from labelserver.settings import Settings
 from labelserver.storage.locks import OwnerLock
+from labelserver.viewing.ras_volumes import RasVolumes
 
 logger = logging.getLogger(__name__)
 
@@ -51,18 +59,22 @@ class StoreInUse:
         self._arguments: JsonObject | None = {}
         self._store = default
         self._learned: list[str] = []
+        self._looked_at: AppDescription | None = None  #: nothing of it is news
 
     def current(self) -> Datastore:
         """The store that the app as described now asks for."""
         description = self._engine.description()
-        wanted: JsonObject | None = description.local_store if description is not None else {}
         with self._lock:
+            if description is not None and description is self._looked_at:
+                return self._store
+            wanted: JsonObject | None = description.local_store if description is not None else {}
             if wanted != self._arguments:
                 self._store = self._open(wanted)
                 self._arguments = wanted
                 self._learned = []
             if description is not None:
                 self._learn(app_label_names(description.info))
+            self._looked_at = description
             return self._store
 
     def _learn(self, names: list[str]) -> None:
@@ -97,7 +109,28 @@ class Server:
     model_store: ModelStore
     uploads: UploadStore
     stores: StoreInUse
+    events: EventHub
     locks: tuple[OwnerLock, ...] = ()
+    interactions: Interactions = field(init=False)
+    triggers: TriggerBook = field(init=False)
+    leases: LeaseBook = field(init=False)
+    volumes: RasVolumes = field(init=False)
+
+    def __post_init__(self) -> None:
+        sessions = Interactions(
+            self.engine, self.stores.current, self.roots, keep_days=float(self.settings.keep_sessions_days)
+        )
+        object.__setattr__(self, "interactions", sessions)  # frozen from here on
+        object.__setattr__(self, "triggers", TriggerBook(self.roots.app / "triggers.json"))
+        leases = LeaseBook(
+            sessions,
+            self.roots.state / "leases",
+            slots=self.settings.nni_sessions,
+            idle_s=float(self.settings.nni_idle_s),
+            liveness_s=float(self.settings.nni_liveness_s),
+        )
+        object.__setattr__(self, "leases", leases)
+        object.__setattr__(self, "volumes", RasVolumes(self.roots.state, self.settings.volume_cache_bytes))
 
     @property
     def datastore(self) -> Datastore:
@@ -110,6 +143,7 @@ class Server:
         return self.roots.state / "spool"
 
     def close(self) -> None:
+        self.events.close()
         for lock in self.locks:
             lock.release()
 
@@ -166,7 +200,7 @@ def build_server(settings: Settings) -> Server:
     )
     try:
         for lock in locks:
-            lock.acquire()
+            lock.acquire(take_over=settings.take_over)
         return _wire(settings, roots, locks)
     except BaseException:
         for lock in locks:
@@ -175,16 +209,17 @@ def build_server(settings: Settings) -> Server:
 
 
 def _wire(settings: Settings, roots: Roots, locks: tuple[OwnerLock, ...]) -> Server:
-    model_store = LocalModelStore(roots.app)
-    engine = _engine(settings, roots, model_store)
+    events = EventHub(roots.app / "events.jsonl")
+    model_store = LocalModelStore(roots.app, gate=Gate(settings.gate_rule, settings.gate_margin))
+    engine = _engine(settings, roots, model_store, events)
     stores = StoreInUse(engine, _open_store(settings, roots, {}), lambda found: _open_store(settings, roots, found))
     uploads = UploadStore(
         settings.upload_dir.expanduser().absolute(), settings.session_expiry, settings.max_upload_bytes
     )
-    return Server(settings, roots, engine, model_store, uploads, stores, locks)
+    return Server(settings, roots, engine, model_store, uploads, stores, events, locks)
 
 
-def _engine(settings: Settings, roots: Roots, model_store: ModelStore) -> Engine:
+def _engine(settings: Settings, roots: Roots, model_store: ModelStore, events: EventHub) -> Engine:
     if not settings.has_app:
         return NoAppEngine(_WITHOUT_APP)
     return LocalEngine(
@@ -193,7 +228,9 @@ def _engine(settings: Settings, roots: Roots, model_store: ModelStore) -> Engine
         worker_command=[sys.executable, "-m", "labelserver.worker", "serve"],
         job_command=[sys.executable, "-m", "labelserver.worker", "run-job"],
         code_hash=code_hash(roots.app, settings.conf),
-        on_version=_decider(model_store),
+        on_version=_decider(model_store, events),
+        warm_command=[sys.executable, "-m", "labelserver.worker", "warm-job"],
+        on_job_event=JobEvents(events),
     )
 
 
@@ -209,7 +246,7 @@ def _open_store(settings: Settings, roots: Roots, arguments: JsonObject) -> Loca
     """The local store as the settings say, or with the arguments that the app chose (`LocalDatastore.arguments`)."""
     if arguments:
         chosen: dict[str, Any] = dict(arguments)  # Any: they come from the app's own call
-        return LocalDatastore(**chosen, look_soon=settings.datastore_auto_reload)
+        return LocalDatastore(**chosen, look_soon=settings.datastore_auto_reload, **_split(settings))
     return LocalDatastore(
         roots.studies,
         extensions=tuple(settings.datastore_file_ext),
@@ -218,10 +255,16 @@ def _open_store(settings: Settings, roots: Roots, arguments: JsonObject) -> Loca
         state_dir=roots.state,
         index_dir=settings.index_dir,
         look_soon=settings.datastore_auto_reload,
+        **_split(settings),
     )
 
 
-def _decider(model_store: ModelStore) -> Callable[[str, int], None]:
+def _split(settings: Settings) -> dict[str, Any]:
+    """How a project that is new splits its images. `Any`: keyword arguments of two types."""
+    return {"held_out_share": settings.held_out_share, "patient_pattern": settings.patient_pattern}
+
+
+def _decider(model_store: ModelStore, events: EventHub) -> Callable[[str, int], None]:
     def decide(model: str, number: int) -> None:
         """Gate a candidate that a job has left. A problem with it must not reach the job's bookkeeping."""
         with suppress(LabelServerError):
@@ -230,5 +273,6 @@ def _decider(model_store: ModelStore) -> Callable[[str, int], None]:
                 "version decided",
                 extra={"model": model, "version": number, "verdict": decision.verdict.value, "reason": decision.reason},
             )
+            events.publish(*version_event(model, number, decision))
 
     return decide

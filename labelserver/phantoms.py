@@ -110,6 +110,27 @@ def make_phantom(number: int, seed: int = 0, *, spacing_mm: float = 3.6) -> Phan
     return Phantom(f"phantom_{number:03d}", _scan(hu, affine, random), labels, affine, contrast)
 
 
+def with_shifted_appearance(case: Phantom, seed: int = 0, *, folds: float = 1.0, grain: float = 0.06) -> Phantom:
+    """The same body as another modality shows it: what a model trained on CT has never seen.
+
+    Intensities between -160 and 240 HU are folded, so that what is darkest and what is brightest in CT are both dark
+    and tissue between them is bright; coarse grain lies on top. Values keep the range of the CT window.
+
+    Args:
+        case: a phantom; shape, labels and grid stay.
+        seed: of the grain.
+        folds: how often the brightness goes up and down over the range.
+        grain: standard deviation of the grain, of the range.
+    """
+    random = np.random.default_rng([seed, int(case.labels.sum())])
+    share = np.clip((case.voxels.astype(np.float32) + 160) / 400, 0, 1)
+    folded = 0.5 - 0.5 * np.cos(2 * np.pi * folds * share)
+    noise = ndimage.gaussian_filter(random.normal(0, 1, share.shape), 1.0)
+    mixed = folded + noise / noise.std() * grain
+    voxels = np.asarray(np.clip(np.rint(mixed * 400 - 160), -1024, 3071), dtype=np.int16)
+    return Phantom(case.name, voxels, case.labels, case.affine, case.contrast)
+
+
 def _vary(tissues: Tissues, random: np.random.Generator) -> Tissues:
     """Patients differ by some HU; a fatty liver falls to the spleen's value and below."""
     return Tissues(

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from labelserver.domain.errors import InvalidSetting
+from labelserver.domain.models import GateRule
 
 PREFIX = "LABELSERVER_"
 PEER_PREFIX = "MONAI_LABEL_"
@@ -39,6 +40,7 @@ class Settings(BaseModel):
     conf: dict[str, str] = Field(default_factory=dict, description="Options of the app, as JSON; --conf KEY VALUE.")
     labels_dir: Path | None = Field(default=None, description="Where labels go if the studies folder is read-only.")
     index_dir: Path | None = Field(default=None, description="Where the index lies if the studies are on a network.")
+    take_over: bool = Field(default=False, description="Replace a server that left a network folder locked.")
 
     host: str = Field(default="127.0.0.1", description="Bind address.")
     port: int = Field(default=8000, ge=0, le=65535, description="Bind port; 0 picks a free one.")
@@ -55,12 +57,29 @@ class Settings(BaseModel):
     session_path: Path | None = Field(default=None, description="Folder of uploads; default below the studies.")
     session_expiry: int = Field(default=3600, description="Seconds an unused upload is kept; 60 or less means 3600.")
 
+    nni_sessions: int = Field(default=8, ge=1, le=1000, description="Clients of nnInteractive at a time.")
+    nni_idle_s: int = Field(
+        default=3600, ge=10, description="Seconds without an action after which such a client gives up its place."
+    )
+    nni_liveness_s: int = Field(
+        default=60, ge=0, description="Seconds without a sign of life after which it does; 0: never."
+    )
+    nni_api_key: str = Field(default="", description="Key that such clients must send; empty: none.")
+    nni_model: str = Field(
+        default="", description="Model, or MODEL/LABEL, that clients find at / of a second port; empty: none."
+    )
+    nni_port: int = Field(default=1527, ge=1, le=65535, description="That second port.")
+
     tasks_train: bool = Field(default=True, description="Load trainers.")
     tasks_strategy: bool = Field(default=True, description="Load strategies.")
     tasks_scoring: bool = Field(default=True, description="Load scoring methods.")
     tasks_batch_infer: bool = Field(default=True, description="Allow batch inference.")
     auto_update_scoring: bool = Field(default=True, description="Run all scoring methods at start and after training.")
+    scoring_budget_s: float = Field(
+        default=0, ge=0, description="Seconds that such a scoring may take; the next one does the rest. 0: no limit."
+    )
     infer_timeout: int = Field(default=600, gt=0, description="Seconds one inference may take.")
+    click_timeout: int = Field(default=60, gt=0, description="Seconds the answer to a prompt of a session may take.")
 
     datastore_auto_reload: bool = Field(default=True, description="Notice files that arrive or vanish.")
     datastore_read_only: bool = Field(default=False, description="Never write into the studies folder.")
@@ -80,10 +99,43 @@ class Settings(BaseModel):
     keep_cache_days: int = Field(
         default=30, ge=0, description="Days that unused converted images are kept; 0: for ever."
     )
+    keep_sessions_days: int = Field(
+        default=30, ge=0, description="Days that unused interactive sessions are kept; 0: for ever."
+    )
     keep_logs_days: int = Field(default=90, ge=0, description="Days that old log files are kept; 0: for ever.")
 
+    gate_rule: GateRule = Field(
+        default=GateRule.MEAN,
+        description="What must not be worse for a version to be published: mean, every_label or every_case.",
+    )
+    gate_margin: float = Field(
+        default=0.005, ge=0, le=1, description="How much lower the compared number may be, e.g. of a Dice."
+    )
+    held_out_share: float = Field(
+        default=0.2, gt=0, lt=1, description="Share of images or patients that new projects hold out of trainings."
+    )
+    patient_pattern: str = Field(
+        default="", description="Regular expression whose first group is the patient in an image's path."
+    )
+    training_memory_bytes: int = Field(
+        default=0, ge=0, description="Memory of a training for prepared cases; 0: four tenths of what is free."
+    )
+    case_cache_bytes: int = Field(
+        default=20 * 2**30, ge=0, description="Disk space for prepared cases and images; 0: none are kept."
+    )
+
+    volume_cache_bytes: int = Field(
+        default=10 * 2**30, ge=0, description="Disk space for images decoded for the page; the newest one always is."
+    )
+
+    warm_job_s: int = Field(
+        default=0, ge=0, description="Seconds a process that has loaded the app waits for a job; 0: none is kept."
+    )
     leave_jobs: bool = Field(default=False, description="Let jobs run on when the server stops.")
     workers_per_device: int = Field(default=1, ge=1, le=8, description="Worker processes on each device.")
+    prepared_images_bytes: int = Field(
+        default=0, ge=0, description="Memory of a worker for prepared images; 0: an eighth of what is free."
+    )
 
     @property
     def has_app(self) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from labelserver import settings
+from labelserver.datastore import sides
+from tests.support.split_key import PROJECT_KEY
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +26,10 @@ def real_data() -> Path:
 def _no_settings_of_an_earlier_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """A door that ran inside the test process has installed its settings for good; each test begins without any."""
     monkeypatch.setattr(settings, "_installed", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_key_for_all_projects() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sides, "new_key", lambda: PROJECT_KEY)
+        yield

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib.configuration import Configuration
+from lib.interactive import infer_tasks, trainers
 from lib.segmentation import NAME, Segmentation
 
 from labelserver import InferTask, LabelApp, ScoringMethod, Strategy, TrainTask
+from labelserver.tasks.intensity_scoring import IntensityScoring
+from labelserver.tasks.label_quality import LabelQuality
+from labelserver.tasks.planned import learning_strategies
 from labelserver.tasks.scoring import Dice, Sum
 from labelserver.tasks.strategies import First, HighestScore, Last, Random
 
@@ -17,7 +21,8 @@ class RadiologyApp(LabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.options = Configuration.parse(conf)
-        self.segmentation = Segmentation(Path(app_dir) / "model", self.options)
+        self.model_dir = Path(app_dir) / "model"
+        self.segmentation = Segmentation(self.model_dir, self.options)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -28,18 +33,25 @@ class RadiologyApp(LabelApp):
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {NAME: self.segmentation.infer()}
+        own: dict[str, InferTask] = {NAME: self.segmentation.infer()} if NAME in self.options.models else {}
+        return {**own, **infer_tasks(self.model_dir, self.options)}
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {} if self.options.skip_trainers else {NAME: self.segmentation.trainer()}
+        if self.options.skip_trainers:
+            return {}
+        own: dict[str, TrainTask] = {NAME: self.segmentation.trainer()} if NAME in self.options.models else {}
+        return {**own, **trainers(self.model_dir, self.options)}
 
     def init_strategies(self) -> dict[str, Strategy]:
         found: dict[str, Strategy] = {"random": Random(), "first": First(), "last": Last()}
         if not self.options.skip_strategies:
-            found["epistemic"] = HighestScore(key="epistemic_entropy")
+            found |= {"epistemic": HighestScore(key="epistemic_entropy"), **learning_strategies()}
         return found
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         if self.options.skip_scoring:
             return {}
-        return {"dice": Dice(), "sum": Sum(), f"{NAME}_epistemic": self.segmentation.scoring()}
+        with_model = NAME in self.options.models
+        own: dict[str, ScoringMethod] = {f"{NAME}_epistemic": self.segmentation.scoring()} if with_model else {}
+        quality = LabelQuality(self.segmentation.infer(), NAME) if with_model else LabelQuality()
+        return {"intensity": IntensityScoring(), **own, "quality": quality, "dice": Dice(), "sum": Sum()}

@@ -25,7 +25,7 @@ METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 #: seconds a browser may remember a preflight, as in the peer.
 MAX_AGE_S = 600
 #: headers of answers that scripts of allowed origins may read.
-EXPOSED = "Content-Disposition, ETag, Retry-After, Server-Timing"
+EXPOSED = "Content-Disposition, ETag, Retry-After, Server-Timing, X-Meta"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,11 @@ def server_of(request: Request) -> Server:
     return server
 
 
-ServerOf = Annotated[Server, Depends(server_of)]
+async def _server(request: Request) -> Server:
+    return server_of(request)  # a coroutine, because FastAPI sends other dependencies to a thread
+
+
+ServerOf = Annotated[Server, Depends(_server)]
 
 
 def shares_files(request: Request) -> bool:

@@ -1,4 +1,4 @@
-"""A segmentation with overlapping layers as one flat map: a view, which says how much it cannot show."""
+"""Views of a label as flat maps: overlapping layers as one map, which says how much it cannot show; its region."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from labelserver.datastore.label_diff import masks_of
-from labelserver.datastore.label_values import stored_dtype
+from labelserver.datastore.training_labels import flattened
+from labelserver.domain.geometry import Grid
 from labelserver.domain.labels import Revision
+from labelserver.domain.region_masks import RegionMask
 from labelserver.imaging.volumes import read_grid, write_volume
 
 
@@ -20,13 +22,16 @@ def flat_copy(revision: Revision, file: Path, spool: Path) -> tuple[Path, int]:
         The copy, which the caller deletes, and the number of voxels that belong to several segments.
     """
     grid = read_grid(file)
-    masks = masks_of(revision, file)
-    flat = np.zeros(grid.shape, stored_dtype(max(masks, default=0)))
-    count = np.zeros(grid.shape, np.uint16)
-    for value in sorted(masks):
-        flat[masks[value]] = value
-        count += masks[value]
+    flat, overlapping = flattened(masks_of(revision, file), grid.shape)
     spool.mkdir(parents=True, exist_ok=True)
     target = spool / f"flat-{uuid.uuid4().hex}.nii.gz"
     write_volume(target, flat, grid.affine, compress=True)
-    return target, int((count > 1).sum())
+    return target, overlapping
+
+
+def annotated_copy(mask: RegionMask, grid: Grid, spool: Path, *, picture: bool) -> Path:
+    """Write 1 where a label was annotated and 0 elsewhere, as NIfTI or PNG; the caller deletes the copy."""
+    spool.mkdir(parents=True, exist_ok=True)
+    target = spool / f"annotated-{uuid.uuid4().hex}{'.png' if picture else '.nii.gz'}"
+    write_volume(target, mask.astype(np.uint8), grid.affine, compress=True)
+    return target

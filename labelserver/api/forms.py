@@ -1,7 +1,8 @@
 """Uploads reach the disk once, while they arrive, under names that we choose.
 
 A form's file parts go straight to the spool folder; of the name that the client sent only the extension is used. Text
-parts stay in memory. Leaving the `receive_form` block deletes every spooled file that nobody took over.
+parts stay in memory. At the end of the `receive_form` block, or of `use_form`, every spooled file that nobody took over
+is deleted.
 
 Promises: no more bytes than allowed are taken (413), any number of files and text fields up to `TEXT_LIMIT_BYTES`, part
 types of any kind, a closing boundary with or without line break; a body that ends too early is refused.
@@ -12,11 +13,11 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import parse_qsl
 
 from anyio import to_thread
@@ -25,7 +26,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from labelserver.domain.errors import InvalidParams, TooLarge
+from labelserver.domain.errors import InvalidParams, LabelServerError, TooLarge
 from labelserver.domain.json_types import JsonObject
 from labelserver.imaging.formats import split_ext
 from labelserver.storage.atomic import storage_errors
@@ -36,6 +37,8 @@ TEXT_LIMIT_BYTES = 64 * 2**20
 JSON_LIMIT_BYTES = 64 * 2**20
 #: bytes gathered before a thread writes them.
 CHUNK_BYTES = 2**18
+
+T = TypeVar("T")
 
 _EXTENSION = re.compile(r"^(\.[A-Za-z0-9_-]{1,16}){1,3}$")
 
@@ -124,19 +127,75 @@ async def receive_form(request: Request, spool: Path, limit_bytes: int) -> Async
         InvalidParams: malformed, cut short, or another kind of body.
         TooLarge: more than `limit_bytes` in files, or too much text.
     """
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind == b"multipart/form-data":
-        receiver = _Receiver(options.get(b"boundary", b""), spool, limit_bytes)
-        try:
-            yield await receiver.receive(request)
-        finally:
-            if receiver.left_anything:  # else its user has cleaned up, and a hop to a thread is spared
-                await to_thread.run_sync(receiver.discard)
+    receiver = _receiver(request, spool, limit_bytes)
+    if receiver is None:
+        yield await _texts_only(request)
         return
+    try:
+        rest = await receiver.take_in(request)
+        form = await to_thread.run_sync(receiver.finish, rest)
+        with _as_the_client_calls_them(form.files):
+            yield form
+    finally:
+        await _tidy(receiver)
+
+
+async def use_form(request: Request, spool: Path, limit_bytes: int, use: Callable[[Form], T]) -> T:
+    """What `use` makes of a form in the thread that writes its last bytes, so that a small one costs a single hop.
+
+    Files that `use` does not move away are deleted. Raises as `receive_form` and `use`.
+    """
+    receiver = _receiver(request, spool, limit_bytes)
+    if receiver is None:
+        return await to_thread.run_sync(use, await _texts_only(request))
+
+    def finish(rest: bytes) -> T:
+        try:
+            form = receiver.finish(rest)
+            with _as_the_client_calls_them(form.files):
+                return use(form)
+        finally:
+            receiver.discard()
+
+    try:
+        return await to_thread.run_sync(finish, await receiver.take_in(request))
+    finally:
+        await _tidy(receiver)
+
+
+@contextmanager
+def _as_the_client_calls_them(files: tuple[UploadedFile, ...]) -> Iterator[None]:
+    """Let errors about these files speak of them by the names that the client knows."""
+    try:
+        yield
+    except LabelServerError as error:
+        message = error.message
+        for file in files:
+            message = message.replace(file.path.name, base_name(file.client_name)[:80] or f"The part {file.field!r}")
+        if message == error.message:
+            raise
+        raise type(error)(message, **error.fields) from error
+
+
+def _receiver(request: Request, spool: Path, limit_bytes: int) -> _Receiver | None:
+    """None if the body is no multipart form."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        return None
+    return _Receiver(options.get(b"boundary", b""), spool, limit_bytes)
+
+
+async def _tidy(receiver: _Receiver) -> None:
+    if receiver.left_anything:  # else its user has cleaned up, and a hop to a thread is spared
+        await to_thread.run_sync(receiver.discard)
+
+
+async def _texts_only(request: Request) -> Form:
+    kind, _ = parse_options_header(request.headers.get("content-type"))
     body = await _read_limited(request, TEXT_LIMIT_BYTES)
     if body and kind != b"application/x-www-form-urlencoded":
         raise InvalidParams("Send a form (multipart/form-data), as in curl -F params='{}', or no body at all.")
-    yield Form(texts=dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)))
+    return Form(texts=dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)))
 
 
 async def _read_limited(request: Request, limit_bytes: int) -> bytes:
@@ -194,7 +253,8 @@ class _Receiver:
         except FormParserError as error:
             raise InvalidParams(f"The boundary of the form is not valid: {error}.") from error
 
-    async def receive(self, request: Request) -> Form:
+    async def take_in(self, request: Request) -> bytes:
+        """Write what arrives. Returns the last bytes, which `finish` writes."""
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._limit_bytes + TEXT_LIMIT_BYTES:
             raise self._too_large()
@@ -204,7 +264,11 @@ class _Receiver:
             if len(pending) >= CHUNK_BYTES:
                 await to_thread.run_sync(self._write, bytes(pending))
                 pending.clear()
-        await to_thread.run_sync(self._write, bytes(pending))
+        return bytes(pending)
+
+    def finish(self, rest: bytes) -> Form:
+        """Write the last bytes. Blocks."""
+        self._write(rest)
         if not self._ended:
             raise InvalidParams("The form ends before its closing boundary; the upload was cut short. Send it again.")
         return Form(self._texts, tuple(self._files))

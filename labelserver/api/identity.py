@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from urllib.parse import unquote
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 from labelserver.domain.json_types import JsonValue
 
@@ -25,18 +25,23 @@ CLAIM = (
 )
 
 
-def person_of(request: Request, client_id: JsonValue = None) -> str:
+def person_of(request: HTTPConnection, client_id: JsonValue = None) -> str:
     """The caller's name. `client_id` is the value from the request's parameters, where it has any."""
+    return _claimed(request, client_id) or f"anonymous@{request.client.host if request.client else 'unknown'}"
+
+
+def named(request: HTTPConnection) -> bool:
+    """Has the caller given a name?"""
+    return bool(_claimed(request, None))
+
+
+def _claimed(request: HTTPConnection, client_id: JsonValue) -> str:
     claims = (
         request.headers.get(HEADER, ""),
         request.cookies.get(COOKIE, ""),
         client_id if isinstance(client_id, str) else request.query_params.get("client_id", ""),
     )
-    for claim in claims:
-        name = _printable(unquote(claim))
-        if name:
-            return name
-    return f"anonymous@{request.client.host if request.client else 'unknown'}"
+    return next((name for claim in claims if (name := _printable(unquote(claim)))), "")
 
 
 def _printable(text: str) -> str:

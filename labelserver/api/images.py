@@ -18,10 +18,11 @@ from labelserver.api.identity import person_of
 from labelserver.api.openapi import form_body
 from labelserver.api.samples import file_digest
 from labelserver.bootstrap import Server
-from labelserver.contracts.datastore import RevisionStore
+from labelserver.contracts.audit import ActLog
+from labelserver.contracts.datastore import Datastore, RevisionStore
 from labelserver.domain.errors import ImageNotFound, InvalidParams
 from labelserver.domain.ids import parse_image_id
-from labelserver.domain.json_types import JsonObject
+from labelserver.domain.json_types import JsonObject, JsonValue
 from labelserver.imaging.formats import split_ext
 
 router = APIRouter(tags=["Datastore"])
@@ -94,8 +95,21 @@ async def put_image_info(request: Request, server: ServerOf, image: ImageId) -> 
         info = info_of(form, "info")
     info["user"] = person_of(request, info.get("client_id"))
     image_id = parse_image_id(image)
-    await to_thread.run_sync(lambda: server.datastore.update_image_info(image_id, info))
+    await to_thread.run_sync(_update_info, server, image_id, info)
     return json_answer(None)
+
+
+def _update_info(server: Server, image_id: str, info: JsonObject) -> None:
+    store = server.datastore
+    store.update_image_info(image_id, info)
+    note_edit(store, "image_info", info, image_id)
+
+
+def note_edit(store: Datastore, action: str, info: JsonObject, image_id: str, tag: str = "") -> None:
+    """Tell the audit log who changed which keys of an info; the values stay out of it."""
+    if isinstance(store, ActLog):
+        keys: list[JsonValue] = [*sorted(key for key in info if key != "user")]
+        store.note_act(action, str(info.get("user") or ""), {"keys": keys}, image_id=image_id, tag=tag)
 
 
 def info_of(form: Form, name: str) -> JsonObject:

@@ -1,31 +1,35 @@
 """``POST /infer/{model}``: one inference, of an image by id, an upload in the request, or an earlier upload.
 
 Uploads are on disk before the worker hears of them and gone when the answer is sent. A caller that goes away cancels
-the inference.
+the inference. The mask travels whole, in a file format, or, if ``Accept`` names a media type of `wire.mask_box`, as the
+box round everything marked. ``Server-Timing`` says where the time went.
 """
 
 from __future__ import annotations
 
-import asyncio
+import time
 import uuid
-from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathValue
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from labelserver.api.activity import remember_proposal
 from labelserver.api.answers import file_answer, infer_answer, json_answer, plain_name
 from labelserver.api.context import ServerOf, ensure_image, known_task, table
+from labelserver.api.disconnects import while_connected
 from labelserver.api.forms import Form, UploadedFile, base_name, receive_form
 from labelserver.api.identity import person_of
 from labelserver.api.infer_params import checked_infer_params, priority_of
 from labelserver.api.info_document import contiguous
 from labelserver.api.openapi import form_body
 from labelserver.api.raw_labels import RAW_EXTENSION, raw_to_nifti
+from labelserver.api.server_timing import server_timing
+from labelserver.api.session_answers import preferred
 from labelserver.api.sessions import ensure_on
 from labelserver.bootstrap import Server
 from labelserver.datastore.uploads import Upload
@@ -35,9 +39,12 @@ from labelserver.domain.infer import InferAnswer, InferRequest, OutputMode
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.paths import Root, RootedPath
 from labelserver.imaging.formats import has_voxels, split_ext
-from labelserver.imaging.volumes import check_whole
+from labelserver.imaging.volumes import check_whole, read_volume
+from labelserver.wire import mask_box
 
 router = APIRouter(tags=["Inference"])
+
+_BOX_MEDIA = {mask_box.MEDIA_TYPE_ZSTD: "zstd", mask_box.MEDIA_TYPE_GZIP: "gzip"}
 
 
 @router.post(
@@ -56,20 +63,38 @@ async def infer(
     ),
 ) -> Response:
     settings = server.settings
+    codec = _box_codec(request, output)
     async with receive_form(request, server.spool, settings.max_upload_bytes) as form:
         if output is OutputMode.DICOM_SEG:
             raise NotThereYet("DICOM SEG output is not there yet. Ask for output=image and convert the mask.")
         links: list[Path] = []
         try:
             ask = await _ask(request, server, model, image, session_id, form, links)
-            answer = await _while_connected(request, server, server.engine.infer(ask))
+            if codec is not None and not ask.params.get("save_label"):  # a label is saved from a file
+                ask.params["result_box"] = codec
+            began = time.perf_counter()
+            answer = await while_connected(request, server.engine.infer(ask), discard=partial(_discard, server))
+            await remember_proposal(server, ask, answer)
         except TaskFailed:
             await to_thread.run_sync(_blame_uploads, form)
             raise
         finally:
             for link in links:
                 link.unlink(missing_ok=True)
-    return await to_thread.run_sync(_respond, server, ask, answer, output)
+    waited_s = time.perf_counter() - began
+    if answer.box is not None and codec is not None:
+        response = _box_response(mask_box.with_params(answer.box, _wire_params(answer)), codec)
+    else:
+        response = await to_thread.run_sync(_respond, server, ask, answer, output, codec)
+    response.headers["Server-Timing"] = server_timing(answer.params.get("latencies"), waited_s)
+    return response
+
+
+def _box_codec(request: Request, output: OutputMode) -> str | None:
+    """The codec in which the caller takes a box; None if it wants a file, or parameters alone."""
+    if output is OutputMode.JSON:
+        return None
+    return _BOX_MEDIA.get(preferred(request.headers.get("accept", ""), _BOX_MEDIA))
 
 
 async def _ask(
@@ -153,30 +178,12 @@ def _label_on_disk(server: Server, label: UploadedFile, reference: Path, links: 
     return target
 
 
-async def _while_connected(request: Request, server: Server, work: Awaitable[InferAnswer]) -> InferAnswer:
-    """The answer of `work`, unless the caller goes away first: then `work` is cancelled and its file removed."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            for ended in await asyncio.gather(task, return_exceptions=True):
-                if isinstance(ended, InferAnswer) and ended.file is not None:
-                    server.roots.resolve(ended.file).unlink(missing_ok=True)
+def _discard(server: Server, answer: InferAnswer) -> None:
+    if answer.file is not None:
+        server.roots.resolve(answer.file).unlink(missing_ok=True)
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-
-
-def _respond(server: Server, ask: InferRequest, answer: InferAnswer, output: OutputMode) -> Response:
+def _respond(server: Server, ask: InferRequest, answer: InferAnswer, output: OutputMode, codec: str | None) -> Response:
     path = server.roots.resolve(answer.file) if answer.file is not None else None
     params = _wire_params(answer)
     if output is OutputMode.JSON or (path is None and output is OutputMode.ALL):
@@ -185,8 +192,26 @@ def _respond(server: Server, ask: InferRequest, answer: InferAnswer, output: Out
         return json_answer(params)
     if path is None:
         raise Refused(f"The model {ask.model!r} answers no mask. Ask for output=json.")
+    if codec is not None:
+        return _box_answer(path, codec, params)
     name = _mask_name(ask, answer.ext or split_ext(path.name)[1])
     return file_answer(path, name, delete=True) if output is OutputMode.IMAGE else infer_answer(params, path, name)
+
+
+def _box_answer(path: Path, codec: str, params: JsonObject) -> Response:
+    """The box of the mask file of a task that writes by itself; removes `path`."""
+    try:
+        mask = read_volume(path).voxels
+    finally:
+        path.unlink(missing_ok=True)
+    packing = mask_box.BoxCodec.GZIP if codec == "gzip" else mask_box.BoxCodec.ZSTD
+    body = mask_box.encode_box(mask, mask_box.changed_box(None, mask), codec=packing, params=params)
+    return _box_response(body, codec)
+
+
+def _box_response(body: bytes, codec: str) -> Response:
+    media = next(media for media, name in _BOX_MEDIA.items() if name == codec)
+    return Response(body, media_type=media, headers={"Vary": "Accept"})
 
 
 def _wire_params(answer: InferAnswer) -> JsonObject:

@@ -28,6 +28,8 @@ INFER_RESERVED = frozenset(
         "person",
         "description",
         "bundle_path",
+        "result_box",
+        "memory_step",
     }
 )
 

@@ -14,6 +14,7 @@ from labelserver.api.context import ServerOf, table
 from labelserver.api.identity import CLAIM
 from labelserver.api.info_document import wire_info
 from labelserver.api.task_documents import train_stats
+from labelserver.api.v1_triggers import in_use
 from labelserver.bootstrap import Server
 from labelserver.contracts.datastore import RevisionStore
 from labelserver.contracts.labels import SchemaStore
@@ -44,6 +45,7 @@ async def get_info(server: ServerOf) -> Response:
     else:
         document["datastore"] = await to_thread.run_sync(_status, server)
         document["labels"] = await to_thread.run_sync(_labels, server, names_in_order(document["labels"]))
+    document["training"] = {"triggers": in_use(server).model_dump(mode="json")}
     document.update(await to_thread.run_sync(_server_state, server, description))
     return json_answer(document)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastapi import Request
@@ -21,6 +21,8 @@ from labelserver.api.identity import person_of
 from labelserver.api.raw_labels import RAW_EXTENSION, raw_to_nifti
 from labelserver.bootstrap import Server
 from labelserver.contracts.datastore import RevisionStore
+from labelserver.contracts.work import OfferingStore
+from labelserver.domain.annotation import AnnotatedPart, annotation_from_json, region_from_json
 from labelserver.domain.errors import InvalidParams, LabelServerError
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.json_types import JsonObject, JsonValue
@@ -43,21 +45,42 @@ class Saver:
     client: str
     expected: Expected
     numbering: Numbering
+    annotated: AnnotatedPart | None = None
+    silent: bool = False  #: nothing was said about which part was looked at
 
 
 def saver_of(request: Request, form: Form, numbering: Numbering) -> Saver:
     """As the request says."""
     person = person_of(request, form.params().get("client_id"))
-    return Saver(person, request.headers.get("user-agent", "")[:200], expected_of(request.headers), numbering)
+    client, expected = request.headers.get("user-agent", "")[:200], expected_of(request.headers)
+    silent = not form.texts.get("annotated") and form.file("annotated_mask") is None
+    return Saver(person, client, expected, numbering, silent=silent)
+
+
+def annotated_part(form: Form) -> AnnotatedPart:
+    """What the form's ``annotated`` (JSON) and ``annotated_mask`` (a volume) say; voxels of 255 count as well.
+
+    Raises:
+        InvalidParams: they say nothing that can be understood.
+    """
+    told = annotation_from_json(form.params("annotated"))
+    mask = form.file("annotated_mask")
+    return AnnotatedPart(told.labels, told.region, mask.path if mask is not None else None, voxels_255=True)
 
 
 def expected_of(headers: Headers) -> Expected:
     """The SHA-256 of labels that ``If-Match`` allows; empty for ``If-None-Match: *``; None without a condition."""
     match = ",".join(headers.getlist("if-match"))
-    if match:
+    if "if-match" in headers:  # an empty one allows nothing: a caller that lost its tag must not overwrite
         found = _ENTITY_TAG.findall(match)
         return frozenset(ANY_LABEL if star else text.partition("-")[0] for weak, text, star in found if not weak) | {""}
     return frozenset() if headers.get("if-none-match", "").strip() == "*" else None
+
+
+def refuse_condition(expected: Expected) -> None:
+    """For stores that keep no revisions. Raises `InvalidParams` if there is a condition."""
+    if expected is not None:
+        raise InvalidParams("The app's own datastore keeps no revisions, so If-Match cannot be honoured. Leave it out.")
 
 
 def save_upload(server: Server, form: Form, image_id: ImageId, tag: Tag, saver: Saver) -> tuple[str, Revision | None]:
@@ -69,35 +92,48 @@ def save_upload(server: Server, form: Form, image_id: ImageId, tag: Tag, saver: 
     upload = form.required_file("label")
     info = form.params()
     check_label_info(info.get("label_info"))
-    ensure_image(server, image_id)
     ext = split_ext(upload.path.name)[1]
     if ext.lower() not in LABEL_EXTENSIONS:
+        ensure_image(server, image_id)
         known = ", ".join(sorted(LABEL_EXTENSIONS))
         raise InvalidParams(f"The label's file name ends with {ext or 'no extension'}; known are {known}.")
     if ext.lower() != RAW_EXTENSION:
-        saved = _accept(server, image_id, upload.path, ext, tag, saver, info)
-        upload.path.unlink(missing_ok=True)
-        return saved
+        return accept_file(server, image_id, upload.path, ext, tag, saver, info)
+    ensure_image(server, image_id)
     converted = server.spool / f"label-{uuid.uuid4().hex}.nii.gz"
     try:
         raw_to_nifti(upload.path, Path(server.datastore.get_image_uri(image_id)), converted)
-        return _accept(server, image_id, converted, ".nii.gz", tag, saver, info)
+        return accept_file(server, image_id, converted, ".nii.gz", tag, saver, info)
     finally:
         converted.unlink(missing_ok=True)
 
 
-def _accept(
+def accept_file(
     server: Server, image_id: ImageId, file: Path, ext: str, tag: Tag, saver: Saver, info: JsonObject
 ) -> tuple[str, Revision | None]:
-    """Through the revision store where there is one, so that who saved it is kept."""
+    """Through the revision store where there is one, so that who saved it is kept. `file` may be moved away."""
     store = server.datastore
     if not isinstance(store, RevisionStore):
-        if saver.expected is not None:
-            raise InvalidParams(
-                "The app's own datastore keeps no revisions, so If-Match cannot be honoured. Leave it out."
-            )
+        refuse_condition(saver.expected)
+        ensure_image(server, image_id)
         return store.save_label(image_id, str(file), tag, info), None
-    revision = store.accept_label(
+    roi = store.asked_part(image_id, saver.person) if saver.silent and isinstance(store, OfferingStore) else None
+    if roi is not None:  # he was asked for a part of the image, so nothing is known about the rest
+        asked = replace(saver.annotated or AnnotatedPart(), region=region_from_json(roi))
+        try:
+            revision = _accept(store, image_id, file, ext, tag, replace(saver, annotated=asked), info)
+        except InvalidParams as error:  # the strategy's mistake must not cost the person his label
+            logger.warning("a strategy asked for no part of the image", extra={"reason": error.message})
+        else:
+            return revision.image_id, revision
+    revision = _accept(store, image_id, file, ext, tag, saver, info)
+    return revision.image_id, revision
+
+
+def _accept(
+    store: RevisionStore, image_id: ImageId, file: Path, ext: str, tag: Tag, saver: Saver, info: JsonObject
+) -> Revision:
+    return store.accept_label(
         image_id,
         file,
         ext,
@@ -107,8 +143,9 @@ def _accept(
         expected=saver.expected,
         numbering=saver.numbering,
         floats=False,
+        annotated=saver.annotated,
+        take=True,
     )
-    return revision.image_id, revision
 
 
 def _provenance(saver: Saver, info: JsonObject) -> Provenance:
@@ -133,6 +170,10 @@ def check_label_info(label_info: JsonValue) -> None:
         return
     if not isinstance(label_info, list) or not all(isinstance(entry, dict) for entry in label_info):
         raise InvalidParams('params.label_info must be a list of objects such as [{"name": "liver", "idx": 1}].')
+    for entry in label_info:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
+            raise InvalidParams(f"A label's name in params.label_info must be text, not {str(name)[:80]!r}.")
 
 
 async def said_by_app(server: Server, image_id: str, label_id: str) -> JsonObject:

@@ -1,4 +1,4 @@
-"""``GET /`` and ``GET /docs``: pages that work without a network."""
+"""Pages that work without a network: where to go from the root of the old routes, and ``GET /docs``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from starlette.responses import HTMLResponse, Response
 
 from labelserver import __version__
 from labelserver.api.context import ServerOf
+from labelserver.bootstrap import Server
 
 router = APIRouter(include_in_schema=False)
+#: The root of the old routes, where that is not the server's own, which is the labeling page's.
+status_router = APIRouter(include_in_schema=False)
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -20,13 +23,12 @@ code{{background:#8882;padding:.1em .3em;border-radius:3px}}td{{vertical-align:t
 </head><body>{body}</body></html>"""
 
 
-@router.get("/")
-@router.head("/")
-async def root(request: Request, server: ServerOf) -> Response:
+def status_page(request: Request, server: Server, note: str = "") -> Response:
+    """How the server is and where to go. `note`: HTML that stands above."""
     base = request.scope.get("root_path", "") + server.settings.api_prefix
     ready = server.engine.readiness()
     state = "ready" if ready.ready else html.escape(ready.reason or "loading the app")
-    body = f"""<h1>{html.escape(server.settings.project_name)}</h1>
+    body = f"""<h1>{html.escape(server.settings.project_name)}</h1>{note}
 <p>labelserver {__version__} is running; its app is {state}.</p>
 <ul><li><a href="{base}/info/">/info/</a>: models, trainers, strategies and progress</li>
 <li><a href="{base}/docs">/docs</a>: every route (<a href="{base}/openapi.json">openapi.json</a>)</li>
@@ -35,6 +37,12 @@ async def root(request: Request, server: ServerOf) -> Response:
 <code>curl {html.escape(str(request.base_url))}info/</code>.
 The README that came with labelserver has a tour.</p>"""
     return HTMLResponse(_PAGE.format(title=html.escape(server.settings.project_name), body=body))
+
+
+@status_router.get("/")
+@status_router.head("/")
+async def root(request: Request, server: ServerOf) -> Response:
+    return status_page(request, server)
 
 
 @router.get("/docs")

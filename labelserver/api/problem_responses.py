@@ -26,20 +26,29 @@ logger = logging.getLogger(__name__)
 
 STATUS_OF: dict[type[LabelServerError], int] = {
     errors.NotFound: 404,
+    errors.LeaseLost: 410,
     errors.Refused: 422,
     errors.Conflict: 409,
     errors.LabelChanged: 412,
     errors.NotAllowed: 403,
+    errors.KeyRefused: 401,
     errors.TooLarge: 413,
     errors.Busy: 429,
+    errors.SlotsTaken: 503,  # nnInteractive's clients read it so, and nothing else may answer it to them
     errors.Absent: 501,
     errors.UploadsOff: 406,  # what the peer's clients know
     errors.AppFailed: 500,
+    errors.TookTooLong: 504,
     errors.StorageFailed: 500,
     errors.DiskFull: 507,
     errors.DeviceMemoryFull: 507,
 }
 
+#: nnInteractive's clients expect 400 for whatever they said wrong.
+NNI_STATUS_OF = {errors.Refused: 400}
+
+#: seconds after which a client that got no slot may try again, as in nnInteractive's own server.
+SLOT_RETRY_AFTER_S = 10
 #: seconds that a client told to wait should wait; a warm worker frees up within one inference.
 RETRY_AFTER_S = 5
 
@@ -52,6 +61,12 @@ def status_of(error: LabelServerError) -> int:
     return 500
 
 
+def nni_response(error: LabelServerError) -> Response:
+    """The answer for `error` to a client of nnInteractive's official protocol."""
+    status = next((code for cls, code in NNI_STATUS_OF.items() if isinstance(error, cls)), status_of(error))
+    return JSONResponse({"detail": error.message}, status, _headers(error, status))
+
+
 def speaks_problems(path: str) -> bool:
     """True for routes that answer errors as problem documents."""
     return "/api/v1/" in path or path.endswith(("/healthz", "/readyz"))
@@ -60,10 +75,15 @@ def speaks_problems(path: str) -> bool:
 def problem_response(path: str, error: LabelServerError) -> Response:
     """The answer for `error` in the shape that clients of `path` expect."""
     status = status_of(error)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 429 else {}
+    return _shaped(path, Problem.from_domain(error, status), error.message, _headers(error, status))
+
+
+def _headers(error: LabelServerError, status: int) -> dict[str, str]:
+    if isinstance(error, errors.SlotsTaken):
+        return {"Retry-After": str(SLOT_RETRY_AFTER_S)}
     if isinstance(error, errors.TooLarge):
-        headers["Connection"] = "close"
-    return _shaped(path, Problem.from_domain(error, status), error.message, headers)
+        return {"Connection": "close"}
+    return {"Retry-After": str(RETRY_AFTER_S)} if status == 429 else {}
 
 
 def _shaped(path: str, problem: Problem, detail: JsonValue, headers: dict[str, str]) -> Response:

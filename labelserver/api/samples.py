@@ -1,7 +1,7 @@
-"""``POST /activelearning/{strategy}``: the image to label next.
+"""``POST /activelearning/{strategy}``: the image to label next, leased to whoever asks.
 
-Ready-made strategies need no torch and run here, in a thread; an app's own run in the lead worker, never behind an
-inference.
+Clients of this route know no leases, so that each call gives an image that nobody has, also not the caller; a lease
+ends when its label is submitted, or after the longer time that `Workflow.quiet_lease_s` says.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ from starlette.responses import Response
 from labelserver.api.answers import json_answer
 from labelserver.api.context import ServerOf, known_task, shares_files
 from labelserver.api.forms import read_json_object
+from labelserver.api.giving import asked_of, give
 from labelserver.api.identity import person_of
 from labelserver.api.openapi import json_body
 from labelserver.bootstrap import Server
+from labelserver.contracts.datastore import Datastore
+from labelserver.datastore.local import LocalDatastore
+from labelserver.datastore.queue import Asking
 from labelserver.domain.errors import InvalidParams, LabelServerError
+from labelserver.domain.ids import FINAL
 from labelserver.domain.json_types import JsonObject
+from labelserver.domain.work import Lease, NoWork
 from labelserver.imaging.formats import split_ext
-from labelserver.tasks.strategies import READY_MADE, choose_next
+from labelserver.tasks.strategies import completed
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["Active learning"])
@@ -42,25 +48,36 @@ async def next_sample(request: Request, server: ServerOf, strategy: str) -> Resp
     known_task(description, "strategies", strategy, "strategy")
     if params.get("strategy") not in (None, "", strategy):
         raise InvalidParams("The strategy is taken from the path; remove 'strategy' from the body.")
-    asked: JsonObject = {
-        **params,
-        "strategy": strategy,
-        "client_id": params.get("client_id") or person_of(request, params.get("client_id")),
-    }
-    ready_made = description.ready_made_strategies.get(strategy) if description is not None else None
-    overridden = description is None or "next_sample" in description.overridden_hooks
-    if ready_made in READY_MADE and not overridden and description is not None and description.local_store is not None:
-        sample = await to_thread.run_sync(_choose_here, server, strategy, str(ready_made), asked)
+    person = person_of(request, params.get("client_id"))
+    store = await to_thread.run_sync(_store, server)
+    if isinstance(store, LocalDatastore):
+        asked = asked_of(server, strategy, params)
+        narrowed = params.get("label_tag") not in (None, "", FINAL) or bool(params.get("labels"))
+        asking = Asking(person, strategy, resume=False, quiet=True, any_order=False, done_too=narrowed)
+        given = await give(server, store, asking, asked)
+        if isinstance(given, NoWork):
+            return json_answer({})
+        sample = await to_thread.run_sync(_sample, store, given, {**params, "client_id": person})
     else:
-        answered = await server.engine.call_lead("next_sample", {"request": asked})
+        request_of_app: JsonObject = {**params, "strategy": strategy, "client_id": params.get("client_id") or person}
+        answered = await server.engine.call_lead("next_sample", {"request": request_of_app})
         sample = dict(answered) if isinstance(answered, dict) else {}
     if not sample.get("id"):
         return json_answer({})
     return json_answer(await to_thread.run_sync(_completed, server, sample, shares_files(request)))
 
 
-def _choose_here(server: Server, strategy: str, ready_made: str, asked: JsonObject) -> JsonObject:
-    return dict(choose_next(strategy, READY_MADE[ready_made](), asked, server.datastore))
+def _store(server: Server) -> Datastore:
+    return server.datastore  # may open the store that the app asks for
+
+
+def _sample(store: LocalDatastore, lease: Lease, asked: JsonObject) -> JsonObject:
+    """What the strategy said, and the image's info; who was offered the image is remembered there."""
+    details = lease.reason.get("details")
+    chosen: JsonObject = {**(details if isinstance(details, dict) else {}), "id": lease.image_id}
+    if lease.roi is not None:
+        chosen["roi"] = lease.roi
+    return completed(lease.strategy, chosen, asked, store)
 
 
 def _completed(server: Server, sample: JsonObject, shared: bool) -> JsonObject:

@@ -9,7 +9,7 @@ from labelserver.api.answers import json_answer
 from labelserver.api.context import ServerOf
 from labelserver.domain.ids import parse_job_id
 from labelserver.domain.jobs import JobKind, JobState
-from labelserver.wire.jobs import Job, JobList
+from labelserver.wire.jobs import Curve, Job, JobList
 
 router = APIRouter(prefix="/api/v1", tags=["Jobs"])
 
@@ -30,3 +30,17 @@ async def get_job(server: ServerOf, job_id: str) -> Response:
 async def stop_job(server: ServerOf, job_id: str) -> Response:
     record = await server.engine.jobs.stop(parse_job_id(job_id))
     return json_answer(Job.from_domain(record).model_dump(mode="json"))
+
+
+@router.post(
+    "/jobs/{job_id}/resume", summary="Let a stopped or failed job go on from its checkpoint", response_model=Job
+)
+async def resume_job(server: ServerOf, job_id: str) -> Response:
+    record = await server.engine.jobs.resume(parse_job_id(job_id))
+    return json_answer(Job.from_domain(record).model_dump(mode="json"))
+
+
+@router.get("/jobs/{job_id}/curve", summary="Loss, learning rate and metrics by epoch", response_model=Curve)
+async def get_curve(server: ServerOf, job_id: str) -> Response:
+    record = server.engine.jobs.get(parse_job_id(job_id))
+    return json_answer(Curve.from_domain(record).model_dump(mode="json"))

@@ -14,7 +14,7 @@ from labelserver.datastore.local import LocalDatastore
 from labelserver.datastore.plain_json import plain_object
 from labelserver.domain.app_description import AppDescription
 from labelserver.domain.json_types import JsonObject
-from labelserver.tasks.strategies import READY_MADE
+from labelserver.tasks.planned import READY_MADE
 
 #: Methods that the server would otherwise do without asking the app.
 HOOKS = ("infer", "batch_infer", "train", "scoring", "next_sample", "on_init_complete", "on_save_label")

@@ -18,21 +18,29 @@ from labelserver import settings as settings_module
 from labelserver.app.image_files import opened_image, unreadable
 from labelserver.app.job_requests import JobSubmitter, over_http
 from labelserver.app.lineages import lineage_of_infer, link_models
+from labelserver.app.scoring_run import run_all
 from labelserver.app.self_description import app_info
 from labelserver.contracts.datastore import Datastore, DefaultLabelTag
+from labelserver.contracts.model_store import WeightsInUse, answering_with
+from labelserver.contracts.work import OfferingStore
 from labelserver.datastore.local import LocalDatastore
 from labelserver.datastore.uploads import UploadStore
 from labelserver.domain.errors import ImageNotFound, InvalidParams, NotThereYet, Refused, TaskNotFound
 from labelserver.domain.ids import parse_tag
-from labelserver.domain.jobs import JobKind
+from labelserver.domain.jobs import ALL_METHODS, JobKind
 from labelserver.model_store.local import LocalModelStore
 from labelserver.settings import Settings
 from labelserver.storage.checksums import sha256_of
 from labelserver.tasks.base import InferTask, Labels, ScoringMethod, Strategy, TrainTask
 from labelserver.tasks.batch_infer import BatchInferTask
+from labelserver.tasks.image_places import cache_home_of, kept_as
+from labelserver.tasks.planned import Planned
 from labelserver.tasks.strategies import Random, choose_next
 
 logger = logging.getLogger(__name__)
+
+#: What answers as a version where no published weights took part: an algorithm, or a network of the app's own making.
+UNVERSIONED = "unversioned"
 
 _Task = TypeVar("_Task")
 
@@ -93,6 +101,7 @@ class LabelApp:
         self._scoring_methods: dict[str, ScoringMethod] = scoring
         self._batch_infer: Any = self.init_batch_infer() if gates.tasks_batch_infer else None
         self._lineages = link_models(self._infers, self._trainers)
+        self._version_files: dict[tuple[str, int], tuple[Path | None, Path]] = {}
 
     # What an app overrides.
 
@@ -109,6 +118,8 @@ class LabelApp:
             read_only=settings.datastore_read_only,
             state_dir=home / ".labelserver",
             index_dir=settings.index_dir,
+            held_out_share=settings.held_out_share,
+            patient_pattern=settings.patient_pattern,
         )
 
     def init_remote_datastore(self) -> Datastore:
@@ -174,7 +185,7 @@ class LabelApp:
         Returns:
             ``file``: path of the answer, or None; ``array``: the answer where none was written; ``label``: the id
             of the saved label, else the file; ``tag``: under which it was saved, else ""; ``params``: the JSON answer;
-            ``model_version``: number of the published version that answered, else "".
+            ``model_version``: number of the published version that answered, else ``unversioned``.
 
         Raises:
             TaskNotFound: no such model. ImageNotFound: no such image. UnreadableFile: the image is damaged.
@@ -187,8 +198,10 @@ class LabelApp:
         image_id = image if isinstance(image, str) and not Path(image).is_absolute() else ""
         with opened_image(image, store) as opened:
             built["image"] = opened
+            in_use = self._weights_in_use(model)
             try:
-                result, params = task(built)
+                with answering_with(in_use), kept_as(image_id, cache_home_of(store)):
+                    result, params = task(built)
             except (ImageNotFound, Refused):
                 raise
             except Exception as error:  # the app's code: ask whether the image itself is what it stumbled over
@@ -197,7 +210,7 @@ class LabelApp:
                     raise
                 raise damaged from error
         answer = _typed(result, params)
-        answer["model_version"] = self._version_in_use(model, task)
+        answer["model_version"] = _version_of(in_use, task) or UNVERSIONED
         if image_id and answer["file"] and _is_true(request.get("save_label")):
             tag = parse_tag(str(request.get("label_tag") or DefaultLabelTag.ORIGINAL))
             label_info = {"model": model, "params": answer["params"]}
@@ -226,14 +239,21 @@ class LabelApp:
         return task(deepcopy(request), self._datastore)
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any] | None:
-        """Run a scoring method (``method``) and return what it says."""
+        """Run a scoring method (``method``), or all of them (``*``), and return what it says."""
+        if request.get("method") == ALL_METHODS:
+            return run_all(self._scoring_methods, request, datastore if datastore is not None else self._datastore)
         _, task = _chosen(self._scoring_methods, request.get("method"), "scoring method")
         return task(deepcopy(request), datastore if datastore is not None else self._datastore)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """The image to label next by ``strategy``; ``{}`` when nothing is left."""
         name, strategy = _chosen(self._strategies, request.get("strategy") or "random", "strategy")
-        return choose_next(name, strategy, request, self._datastore)
+        if isinstance(strategy, Planned):
+            strategy.prepare(self._datastore)
+        store = self._datastore
+        person = request.get("client_id")
+        offered = store.offered_to(str(person)) if person and isinstance(store, OfferingStore) else store
+        return choose_next(name, strategy, request, offered)
 
     def datastore(self) -> Datastore:
         return self._datastore
@@ -330,16 +350,36 @@ class LabelApp:
             records[name] = submit(kind, name, asked, enqueue or len(names) > 1)
         return records[wanted] if isinstance(wanted, str) else records
 
-    def _version_in_use(self, model: str, task: InferTask) -> str:
-        """The number of the published version whose file the task reads; "" for weights of another origin."""
-        lineage = lineage_of_infer(model, self._lineages)
+    def model_version(self, model: str) -> str:
+        """The number of the published version that the model answers with; "" for weights of another origin."""
+        _, task = _chosen(self._infers, model, "model")
+        return _version_of(self._weights_in_use(model), task)
+
+    def _weights_in_use(self, model: str) -> WeightsInUse | None:
+        """The version that a request is answered with from now on; None if none was published."""
+        lineage = lineage_of_infer(model, self._lineages) or model
         store = LocalModelStore(Path(self.app_dir))
-        current = store.current(lineage) if lineage else None
-        path = task.get_path() if current is not None and current.publish_path else None
-        if current is None or path is None:
-            return ""
-        published = Path(self.app_dir).absolute() / current.publish_path
-        return str(current.number) if Path(path).absolute() == published else ""
+        number = store.current_number(lineage)
+        if number is None:
+            return None
+        key = (lineage, number)
+        if key not in self._version_files:  # a version never changes
+            version = store.version(lineage, number)
+            published = Path(self.app_dir).absolute() / version.publish_path if version.publish_path else None
+            self._version_files[key] = (published, store.published_file(lineage, number))
+        published, file = self._version_files[key]
+        return None if published is None else WeightsInUse(str(number), published, file)
+
+
+def _version_of(in_use: WeightsInUse | None, task: InferTask) -> str:
+    """The version that answered; "" for weights of another origin.
+
+    A task that reads the published file by itself counts as well.
+    """
+    if in_use is None:
+        return ""
+    path = None if in_use.was_read else task.get_path()
+    return in_use.version if in_use.was_read or (path and Path(path).absolute() == in_use.published) else ""
 
 
 def _chosen(known: Mapping[str, _Task], name: Any, what: str) -> tuple[str, _Task]:

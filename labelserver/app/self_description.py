@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labelserver.tasks.base import Labels
+from labelserver.tasks.base import InferTask, Labels
+from labelserver.tasks.prompted_infer import interactive_info
 
 
 def app_info(
@@ -20,7 +21,7 @@ def app_info(
         labels: the app's own; models' labels follow in order, each name once (R-08, R-13).
         tasks: kind -> name -> task with ``info()``.
     """
-    models = {key: task.info() for key, task in tasks["models"].items() if task.is_valid()}
+    models = {key: _model_info(task) for key, task in tasks["models"].items() if task.is_valid()}
     names = ordered_names(labels)
     for model in models.values():
         names.extend(n for n in ordered_names(model.get("labels") or []) if n not in names and n != "background")
@@ -34,6 +35,13 @@ def app_info(
         "strategies": {key: task.info() for key, task in tasks["strategies"].items()},
         "scoring": {key: task.info() for key, task in tasks["scoring"].items()},
     }
+
+
+def _model_info(task: InferTask) -> dict[str, Any]:
+    """What a model says about itself, and which prompts it takes in interactive sessions."""
+    info = task.info()
+    interactive = interactive_info(task)
+    return info if interactive is None else {**info, "interactive": interactive}
 
 
 def ordered_names(labels: Labels) -> list[str]:

@@ -36,38 +36,10 @@ def asking(url: str) -> Iterator[LabelServerClient]:
         raise CommandFailed(str(error)) from error
 
 
-def watch(client: LabelServerClient, job: Job) -> Job:
-    """Show a job's progress until it ends. Ctrl-C ends the watching, not the job.
-
-    Raises:
-        ClientError: the job failed or was stopped.
-    """
-    from labelserver.cli.showing import progress_bar
-
-    with progress_bar() as bar:
-        shown = bar.add_task(job.state.value, total=None, said="")
-
-        def show(state: Job) -> None:
-            epoch, total = _number(state, "epoch"), _number(state, "total_epochs")
-            if total is None:
-                epoch, total = _number(state, "step"), _number(state, "total_steps")
-            bar.update(shown, description=state.state.value, completed=epoch or 0, total=total, said=said_about(state))
-
-        show(job)
-        try:
-            return client.wait_for_job(job, show)
-        except KeyboardInterrupt:
-            bar.stop()
-            raise CommandFailed(f"The job runs on. Watch it again: labelserver jobs watch {job.id[:8]}", 130) from None
-
-
-def _number(job: Job, key: str) -> float | None:
-    value = job.progress.get(key)
-    return float(value) if isinstance(value, int | float) else None
-
-
 def said_about(job: Job) -> str:
-    """Loss and metrics in a few words; without them the job's last line."""
+    """Why it failed and what to do, else loss and metrics in a few words, else its last line."""
+    if job.reason is not None:
+        return f"{job.reason.value}: {job.message} {job.advice}"
     words = []
     loss = job.progress.get("loss")
     if isinstance(loss, int | float):

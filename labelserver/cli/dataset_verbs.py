@@ -25,6 +25,9 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Carry it out; with
 
 Kind = TypeVar("Kind", bound=StrEnum)
 
+#: of an entry's detail, what the log prints
+_TOLD = ("source", "client", "images", "keys", "version", "names", "model", "reason")
+
 #: lines of a report that are printed; the rest is counted
 SHOWN = 50
 
@@ -119,19 +122,38 @@ def _chosen(kinds: type[Kind], text: str) -> Kind | None:
         raise CommandFailed(f"There is no format {text!r}; known are {', '.join(kinds)}.") from error
 
 
+def _included(texts: list[str], kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    """The kinds that are named, `all` of them where that is. Raises `CommandFailed`."""
+    known = {str(kind): kind for kind in kinds}
+    unknown = [text for text in texts if text not in known and text != "all"]
+    if unknown:
+        raise CommandFailed(f"There is nothing called {unknown[0]!r} to include; known are {', '.join(known)}, all.")
+    return kinds if "all" in texts else tuple(known[text] for text in texts)
+
+
 def export(
     target: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.", show_default=False)],
     studies: StudiesOption,
     layout: Annotated[str, typer.Option("--format", "-f", help="snapshot, nnunet, decathlon or bids.")] = "snapshot",
     tag: Annotated[list[str] | None, typer.Option("--tag", "-t", help="Only labels of this tag; repeatable.")] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Labels alone.")] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="Also labels that are returned, unapproved or flagged, or all; repeatable."),
+    ] = None,
 ) -> None:
-    """Write the current labels (and images) as a folder that is never changed again; its hash names it."""
+    """Write the labels that trainings learn from (and their images) as a folder that is never changed again.
+
+    Its hash names it. Labels that a reviewer returned, that wait for an approval which the project asks for, or whose
+    image is flagged are left out and counted, unless --include names them.
+    """
     from labelserver.cli.showing import progress_bar
     from labelserver.datastore.exchange.exporting import ExportLayout
     from labelserver.datastore.exchange.exporting import export as write
+    from labelserver.domain.work import Withheld
 
     chosen = _chosen(ExportLayout, layout) or ExportLayout.SNAPSHOT
+    included = _included(include or [], tuple(Withheld))
     store = open_store(studies)
     with progress_bar() as bar:
         task = bar.add_task("exporting", total=None, said="")
@@ -141,9 +163,13 @@ def export(
             chosen,
             images=not no_images,
             tags=tuple(tag or ()),
+            include=included,
             on_progress=lambda number: bar.update(task, completed=number),
         )
     store.close()
+    if done.withheld:
+        told = ", ".join(f"{count} {why}" for why, count in done.withheld.items())
+        typer.echo(f"not exported, as trainings do not learn from them: {told}. Add --include to have them.")
     for sentence in done.left_out:
         typer.echo(f"left out: {sentence}")
     typer.echo(f"{done.labels} labels and {done.images} images are in {target}.")
@@ -155,13 +181,21 @@ def export(
 def erase(
     image_or_patient: Annotated[str, typer.Argument(help="Image id, folder or PatientID.", show_default=False)],
     studies: StudiesOption,
+    app: Annotated[Path | None, typer.Option("--app", "-a", help="Also caches below this app.")] = None,
     yes: YesOption = False,
 ) -> None:
-    """Really remove images and everything made from them: pixels, labels, drafts, caches, trash, backups."""
+    """Really remove images and all that was made from them: pixels, labels, drafts, sessions, caches, backups."""
+    from labelserver.settings import Settings
+
+    if app is not None and not app.is_dir():
+        raise CommandFailed(f"There is no folder {app}.")
     store = open_store(studies)
-    erasure = store.plan_erasure(image_or_patient)
+    uploads = Settings.from_environment(studies=str(studies.absolute())).upload_dir.absolute()
+    erasure = store.upkeep.plan_erasure(
+        image_or_patient, uploads=uploads, app=app.absolute() if app is not None else None
+    )
     for path in erasure.paths[:SHOWN]:
-        typer.echo(str(path))
+        typer.echo(f"{path}{_where_really(path)}")
     if len(erasure.paths) > SHOWN:
         typer.echo(f"... and {len(erasure.paths) - SHOWN} more.")
     named = ", ".join(erasure.images[:5]) + (", ..." if len(erasure.images) > 5 else "")
@@ -169,9 +203,20 @@ def erase(
     if not yes:
         typer.echo("Nothing was changed. Add --yes to carry it out; nothing brings them back.")
         return
-    store.erase(erasure, who())
+    left = [path.resolve() for path in erasure.paths if path.is_symlink()]
+    store.upkeep.erase(erasure, who())
     store.close()
+    for path in left:
+        typer.echo(f"Only the link to {path} is gone. Remove that file yourself.")
     typer.echo("Erased. Exports, packed projects and networks trained on these images are not reached.")
+
+
+def _where_really(path: Path) -> str:
+    """A note about links: the end of one stays, what lies in a linked folder does not."""
+    real = path.resolve()
+    if path.is_symlink():
+        return f" (a link; {real} stays)"
+    return f" (that is {real})" if real != path.parent.absolute() / path.name else ""
 
 
 def log(
@@ -187,7 +232,7 @@ def log(
     for entry in store.audit_log(count, image):
         act = entry.act
         which = f"{act.tag} {act.revision}" if act.revision is not None else act.tag
-        told = " ".join(f"{k}={v}" for k, v in act.detail.items() if k in ("source", "client", "images"))
+        told = " ".join(f"{k}={v}" for k, v in act.detail.items() if k in _TOLD)
         rows.append((entry.number, moment(entry.created_ts), act.person, act.action, act.image_id, which, told))
     store.close()
     columns = ("", "when", "who", "did", "image", "label", "")
@@ -200,7 +245,7 @@ def verify(
 ) -> None:
     """Check the audit log and the checksum of every revision; exit status 1 if anything was edited."""
     store = open_store(studies)
-    checked = store.verify(head)
+    checked = store.upkeep.verify(head)
     store.close()
     for finding in checked.findings:
         typer.echo(f"{finding.path}: {finding.reason}")

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 MODEL = "segmentation"
 #: Options of the app that make a round short: coarse voxels, and no scoring beside the training.
 QUICK = {"spacing": "4,4,4", "skip_scoring": "true"}
+#: Who labels; each gets images that the other does not have.
+PEOPLE = ("annotator A", "annotator B")
 #: One of the phantoms' sets for the studies, another for the held-out cases, so that no case is in both.
 STUDY_SEED, HELD_OUT_SEED = 11, 12
+#: Which of the studies the server keeps for comparing versions is no matter of chance either.
+SPLIT_KEY = b"demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ def demo(
     held_out: Annotated[int, typer.Option("--held-out", min=1, help="Cases to measure on.")] = 4,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of each training.")] = 4,
 ) -> None:
-    """Label, train and publish without a person; succeeds only if the last version beats the first."""
+    """Label in twos, train and publish without a person; succeeds only if the last version beats the first."""
+    from labelserver.cli.effort import draw_curve, in_words
     from labelserver.cli.rehearsal import running_server
     from labelserver.cli.showing import progress_bar
     from labelserver.client import ClientError, LabelServerClient
@@ -60,12 +65,18 @@ def demo(
         try:
             with running_server(app, studies, conf, workspace / "server.log") as url:
                 bar.update(starting, completed=1, said=url)
-                with LabelServerClient(url, person="simulated annotator") as client:
+                with LabelServerClient(url, person="demo") as client:
+                    # each label counts here, so no image is read twice
+                    client.set_work_rules(client.work_rules().model_copy(update={"overlap_share": 0.0}))
                     for number in range(1, rounds + 1):
                         done.append(_turn(client, bar, number, per_round, epochs, studies, unseen))
+                    curve, shares = client.learning_curve(MODEL), _shares(client)
         except ClientError as error:
             raise CommandFailed(f"{error} The server's log is {workspace / 'server.log'}.") from error
     _print_rounds(done, time.monotonic() - begun)
+    picture = workspace / "learning-curve.png"
+    draw_curve(curve, picture)
+    typer.echo(f"{shares} {in_words(curve)} The learning curve is drawn in {picture}.")
     first, last = done[0].held_out.mean_dice, done[-1].held_out.mean_dice
     if last <= first:
         raise CommandFailed(f"The last version is not better than the first: mean Dice {last:.3f} after {first:.3f}.")
@@ -74,6 +85,8 @@ def demo(
 
 def _prepare(workspace: Path, count: int, held_out: int, bar: Progress) -> tuple[Path, Path, Path]:
     """A fresh app folder, studies, and held-out cases apart from them."""
+    from labelserver.datastore.split_rule import fix_rule
+    from labelserver.domain.splits import SplitRule
     from labelserver.phantoms import make_study_set
 
     if workspace.exists() and any(workspace.iterdir()) and not (workspace / "server.log").exists():
@@ -86,6 +99,7 @@ def _prepare(workspace: Path, count: int, held_out: int, bar: Progress) -> tuple
     studies, unseen = workspace / "studies", workspace / "held-out"
     making = bar.add_task("making studies", total=count + held_out, said="")
     make_study_set(studies, count, STUDY_SEED, on_progress=lambda done, _: bar.update(making, completed=done))
+    fix_rule(studies / ".labelserver", SplitRule(SPLIT_KEY, share=0.2))
     make_study_set(
         unseen, held_out, HELD_OUT_SEED, on_progress=lambda done, _: bar.update(making, completed=count + done)
     )
@@ -98,35 +112,23 @@ def _turn(
     """Label some images, train, and measure what came of it."""
     begun = time.monotonic()
     corrected = _annotate(client, bar, number, per_round, _references(studies))
-    _train(client, bar, number, {"max_epochs": epochs, "patches_per_case": 2, "name": f"round_{number}"})
+    _train(
+        client, bar, number, {"max_epochs": epochs, "patches_per_case": 2, "seed": number, "name": f"round_{number}"}
+    )
     held_out = _measure(client, bar, number, unseen)
     version = next((model.current or 0 for model in client.models() if model.model == MODEL), 0)
     return Round(number * per_round, version, held_out, corrected, time.monotonic() - begun)
 
 
 def _annotate(client: LabelServerClient, bar: Progress, number: int, count: int, references: Path) -> float | None:
-    """Take the next image, run the model, correct, submit; returns how much had to be corrected on average."""
-    from labelserver.cli.rehearsal import judge
+    """Two people take images from the queue until so many are labeled; returns how much they corrected on average."""
+    from labelserver.cli.rehearsal import Annotators
 
     labels = client.info().models[MODEL].labels
-    has_model = any(model.current for model in client.models())
+    model = MODEL if any(model.current for model in client.models()) else ""
     task = bar.add_task(f"round {number}: labeling", total=count, said="")
-    shares = []
-    for _ in range(count):
-        sample = client.next_sample("random")
-        if sample is None:
-            raise CommandFailed("The server has no image left to label.")
-        truth = references / f"{sample.id}.nii.gz"
-        said = sample.id
-        if has_model:
-            proposal = client.infer(MODEL, sample.id, {"result_extension": ".nii.gz"}).mask
-            if proposal is None:
-                raise CommandFailed("The model proposed no mask.")
-            share = judge(proposal, truth, labels).corrected
-            shares.append(share)
-            said = f"{sample.id}: {share:.0%} corrected"
-        client.save_label(sample.id, truth, params={"label_info": [{"name": n, "idx": i} for n, i in labels.items()]})
-        bar.update(task, advance=1, said=said)
+    annotators = Annotators(client.url, PEOPLE, model, labels, references)
+    shares = annotators.label(count, lambda said: bar.update(task, advance=1, said=said))
     return sum(shares) / len(shares) if shares else None
 
 
@@ -161,6 +163,12 @@ def _measure(client: LabelServerClient, bar: Progress, number: int, unseen: Path
         judgements.append(judge(mask, _references(unseen) / file.name, labels))
         bar.update(task, advance=1, said=f"mean Dice {average(judgements).mean_dice:.3f}")
     return average(judgements)
+
+
+def _shares(client: LabelServerClient) -> str:
+    """Who labeled how many."""
+    people = ", ".join(f"{person.person} {person.submitted}" for person in client.benefit().people)
+    return f"Labels by person: {people}."
 
 
 def _references(studies: Path) -> Path:

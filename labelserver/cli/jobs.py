@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labelserver.cli.asking import DEFAULT_URL, ServerOption, asking, said_about, watch
+from labelserver.cli.asking import DEFAULT_URL, ServerOption, asking, said_about
 from labelserver.cli.failing import CommandFailed
 
 if TYPE_CHECKING:
     from labelserver.client import Job, LabelServerClient
 
-cli = typer.Typer(help="Jobs of a running server: list, show, stop, watch.", no_args_is_help=True)
+cli = typer.Typer(help="Jobs of a running server: list, show, stop, resume, follow.", no_args_is_help=True)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id, or the first letters of it.")]
 
@@ -49,15 +49,52 @@ def stop(job: JobArgument, server: ServerOption = DEFAULT_URL) -> None:
     typer.echo(f"Job {stopped.id} is {stopped.state.value}.")
 
 
-@cli.command("watch")
-def watch_job(
+@cli.command()
+def resume(job: JobArgument, server: ServerOption = DEFAULT_URL) -> None:
+    """Let a stopped or failed job go on from its last checkpoint."""
+    with asking(server) as client:
+        resumed = client.resume_job(_find(client, job).id)
+    typer.echo(f"Job {resumed.id} is {resumed.state.value}. Follow it: labelserver jobs follow {resumed.id[:8]}")
+
+
+@cli.command()
+def curve(job: JobArgument, server: ServerOption = DEFAULT_URL) -> None:
+    """Show loss, learning rate and metrics of a training by epoch."""
+    from labelserver.cli.following import metric_names
+    from labelserver.cli.showing import print_table
+
+    with asking(server) as client:
+        points = client.curve(_find(client, job).id).points
+    names = metric_names(points)
+    rows = [
+        (
+            point.get("epoch", ""),
+            *(_shown(point.get(key)) for key in ("loss", "learning_rate")),
+            *(_shown(point.get("metrics", {}).get(name)) for name in names),
+        )
+        for point in points
+    ]
+    print_table("Curve", ("epoch", "loss", "learning rate", *names), rows, "No epoch has ended yet.")
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+@cli.command("watch", hidden=True)
+@cli.command("follow")
+def follow_job(
     job: Annotated[str, typer.Argument(metavar="JOB", help="Its id; default: the one that runs.")] = "",
     server: ServerOption = DEFAULT_URL,
 ) -> None:
     """Follow a job's progress until it ends."""
+    from labelserver.cli.following import ended_in_words, watch
+
     with asking(server) as client:
         found = _find(client, job)
         ended = found if found.state.is_final else watch(client, found)
+    if ended.reason is not None:
+        raise CommandFailed(ended_in_words(ended))
     typer.echo(f"{ended.task}: {ended.state.value}. {said_about(ended)}".rstrip())
 
 

@@ -18,7 +18,12 @@ from labelserver.cli import (
     datasets,
     demo,
     doctor,
+    effort,
+    evaluate,
+    export,
+    importing,
     jobs,
+    map,
     models,
     pairs,
     plugins,
@@ -26,6 +31,7 @@ from labelserver.cli import (
     prune,
     start_server,
     train,
+    triggers,
 )
 from labelserver.cli.failing import CommandFailed
 from labelserver.domain.errors import LabelServerError
@@ -41,14 +47,20 @@ cli.command("start_server", rich_help_panel="Serve")(start_server.start_server)
 cli.command("start-server", hidden=True)(start_server.start_server)
 cli.command("apps", rich_help_panel="Begin")(apps.apps)
 cli.add_typer(datasets.cli, name="datasets", rich_help_panel="Begin")
+cli.command("import", rich_help_panel="Begin")(importing.import_bundle)
 cli.command("plugins", rich_help_panel="Begin")(plugins.plugins)
 cli.command("demo", rich_help_panel="Begin")(demo.demo)
 cli.command("doctor", rich_help_panel="Begin")(doctor.doctor)
+cli.command("export", rich_help_panel="Keep")(export.export)
+cli.add_typer(map.cli, name="map", rich_help_panel="Keep")
 cli.command("prune", rich_help_panel="Keep")(prune.prune)
+cli.add_typer(evaluate.cli, name="evaluate", rich_help_panel="Keep")
 cli.add_typer(project.cli, name="project", rich_help_panel="Keep")
 cli.command("train", rich_help_panel="A running server")(train.train)
 cli.add_typer(jobs.cli, name="jobs", rich_help_panel="A running server")
+cli.add_typer(triggers.cli, name="triggers", rich_help_panel="A running server")
 cli.add_typer(models.cli, name="models", rich_help_panel="A running server")
+cli.add_typer(effort.cli, name="effort", rich_help_panel="A running server")
 
 
 def _print_versions(wanted: bool) -> None:

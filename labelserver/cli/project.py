@@ -58,7 +58,7 @@ def pack(
             lock = OwnerLock(folder, what)
             lock.acquire()
             held.callback(lock.release)
-        index = store.backup()
+        index = store.upkeep.backup()
         store.close()
         half = file.with_name(f".tmp-{file.name}")
         try:
@@ -99,11 +99,23 @@ def _add(archive: tarfile.TarFile, path: Path, name: str) -> str:
 
 def _files(folder: Path, others: set[Path]) -> Iterator[Path]:
     """Regular files below `folder` that mean something elsewhere, without those of `others`."""
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_below(folder, set())):
         inner = path.relative_to(folder).parts
         ours = folder.name == ".labelserver" or (folder / "main.py").is_file()
         skipped = ours and (inner[0] in _LEFT_OUT or path.name.startswith("index.sqlite") or "__pycache__" in inner)
         if path.is_file() and not skipped and not any(path.is_relative_to(other) for other in others):
+            yield path
+
+
+def _below(folder: Path, around: set[Path]) -> Iterator[Path]:
+    """All files, also in folders that are linked; a link to a folder that it lies in is not followed."""
+    real = folder.resolve()
+    if real in around:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _below(path, around | {real})
+        else:
             yield path
 
 

@@ -41,14 +41,14 @@ def prune(
     if studies is not None:
         store = open_store(studies)
         used = {digest for version in _versions(app) for digest in map(str, version.labels.values())}
-        items = store.prunable(settings.keep_revisions, used, settings.keep_trash_days, settings.keep_cache_days)
+        items = store.upkeep.prunable(settings.keep_revisions, used, settings.keep_trash_days, settings.keep_cache_days)
         for item in items[:SHOWN]:
             named = f"{item.image_id} {item.tag} {item.number}" if item.number else str(item.paths[0])
             typer.echo(f"{item.what}: {named}")
         total += sum(item.size_bytes for item in items)
         typer.echo(f"{len(items)} of {studies}, {len(places)} of the app: {size_text(total)}.")
         if yes:
-            store.prune(items, who())
+            store.upkeep.prune(items, who())
         store.close()
     else:
         typer.echo(f"{len(places)} of {app}: {size_text(total)}.")

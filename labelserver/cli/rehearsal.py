@@ -1,6 +1,6 @@
-"""The labeling loop without a person: a real server in processes of its own, and an annotator that knows the truth.
+"""The labeling loop without a person: a real server in processes of its own, and annotators that know the truth.
 
-The annotator does over HTTP what a person does with a viewer: takes the image that the server hands out, asks for the
+An annotator does over HTTP what a person does with a viewer: takes the image that the queue gives him, asks for the
 model's proposal, replaces what is wrong (here: all of it, by the reference), and submits. The held-out cases are never
 part of the studies; the server sees them only as uploads.
 """
@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelserver.cli.failing import CommandFailed
-from labelserver.client import LabelServerClient, ServerUnreachable
+from labelserver.client import GivenImage, LabelServerClient, ServerUnreachable
+from labelserver.domain.effort import Sign
+from labelserver.domain.json_types import JsonValue
 from labelserver.imaging.volumes import read_volume
 
 #: seconds; a server that is not ready by then will not be
@@ -67,6 +70,57 @@ def average(judgements: list[Judgement]) -> Judgement:
         {name: float(np.mean([judgement.dice[name] for judgement in judgements])) for name in names},
         float(np.mean([judgement.corrected for judgement in judgements])),
     )
+
+
+class Annotators:
+    """People who label side by side, each in a thread of his own with a client of his own."""
+
+    def __init__(self, url: str, people: Sequence[str], model: str, labels: dict[str, int], references: Path) -> None:
+        """`model`: whose proposals they ask for; "" before there is one. `labels`: name -> value in the references."""
+        self._url = url
+        self._people = people
+        self._model = model
+        self._labels = labels
+        self._references = references
+
+    def label(self, count: int, on_label: Callable[[str], None]) -> list[float]:
+        """Label `count` images together, each his part. Returns the share of each proposal that was corrected.
+
+        Raises:
+            CommandFailed: the queue has no image left, or the model proposed no mask.
+        """
+        each, more = divmod(count, len(self._people))
+        with ThreadPoolExecutor(len(self._people)) as pool:
+            work = [
+                pool.submit(self._work, person, each + (number < more), on_label)
+                for number, person in enumerate(self._people)
+            ]
+            return [share for done in work for share in done.result()]
+
+    def _work(self, person: str, count: int, on_label: Callable[[str], None]) -> list[float]:
+        shares: list[float] = []
+        with LabelServerClient(self._url, person=person) as client:
+            for _ in range(count):
+                given = client.next_image("random")
+                if not isinstance(given, GivenImage):
+                    raise CommandFailed(f"The queue gives {person} no image: {given.message}")
+                truth = self._references / f"{given.image.id}.nii.gz"
+                said = f"{person}: {given.image.id}"
+                if self._model:
+                    share = self._proposed(client, given.image.id, truth)
+                    shares.append(share)
+                    said = f"{said}, {share:.0%} corrected"
+                client.tell_activity(given.image.id, Sign.EDIT)
+                info: list[JsonValue] = [{"name": name, "idx": value} for name, value in self._labels.items()]
+                client.save_label(given.image.id, truth, params={"label_info": info})
+                on_label(said)
+        return shares
+
+    def _proposed(self, client: LabelServerClient, image_id: str, truth: Path) -> float:
+        proposal = client.infer(self._model, image_id, {"result_extension": ".nii.gz"}).mask
+        if proposal is None:
+            raise CommandFailed("The model proposed no mask.")
+        return judge(proposal, truth, self._labels).corrected
 
 
 def free_port() -> int:

@@ -7,8 +7,9 @@ to stop at their next step, workers end, locks are released. A second signal doe
 from __future__ import annotations
 
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,12 +30,17 @@ GRACE_S = 15
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+#: bytes of one WebSocket message: the packed mask of a large image.
+WS_MAX_BYTES = 64 * 2**20
+
+
 class _Uvicorn(uvicorn.Server):
     """uvicorn that says where it listens in our words and leaves the process alive after a signal."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, on_exit: Callable[[], None]) -> None:
         super().__init__(config)
         self._settings = settings
+        self._on_exit = on_exit
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
@@ -45,6 +51,7 @@ class _Uvicorn(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
             typer.echo(farewell(self._settings))
+            self._on_exit()
         super().handle_exit(sig, frame)
 
     @contextmanager
@@ -65,7 +72,7 @@ def welcome(settings: Settings, port: int, *, tls: bool) -> str:
     """The one line: what to open, what to try with curl."""
     name = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104 - compared, not bound
     url = f"{'https' if tls else 'http'}://{f'[{name}]' if ':' in name else name}:{port}{settings.api_prefix}"
-    return f"Ready for viewers. Open {url}/docs or try: curl {url}/info/"
+    return f"Ready for viewers. Open {url}/ to label, or try: curl {url}/info/"
 
 
 def farewell(settings: Settings) -> str:
@@ -98,17 +105,35 @@ def serve(settings: Settings, options: dict[str, Any], verbose: str | None, log_
             proxy_headers=settings.behind_proxy,
             server_header=False,
             timeout_graceful_shutdown=GRACE_S,
+            ws="websockets-sansio",
+            ws_max_size=WS_MAX_BYTES,
             **options,
         )
-        running = _Uvicorn(config, settings)
+        running = _Uvicorn(config, settings, server.events.close)  # streams without end must not be waited for
         try:
-            running.run()
+            running.run(_sockets(config, settings))
         except SystemExit as error:  # uvicorn's word for an address it cannot have
             raise _taken(settings) from error
         if not running.started:
             raise _taken(settings)
     finally:
         server.close()
+
+
+def _sockets(config: uvicorn.Config, settings: Settings) -> list[socket.socket] | None:
+    """The second port beside the first, if a model is to be found there. Raises `CommandFailed`."""
+    if not settings.nni_model:
+        return None
+    first, second = config.bind_socket(), socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        second.bind((settings.host, settings.nni_port))
+    except OSError as error:
+        raise CommandFailed(
+            f"The port {settings.nni_port} for clients of nnInteractive cannot be had: {error.strerror}. "
+            "Choose another with LABELSERVER_NNI_PORT."
+        ) from error
+    return [first, second]
 
 
 def _taken(settings: Settings) -> CommandFailed:

@@ -49,6 +49,9 @@ def start_server(
     leave_jobs: Annotated[
         bool, typer.Option("--leave-jobs", "--leave_jobs", help="Let jobs run on when the server stops.")
     ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Replace a server that is gone and left a network folder locked.")
+    ] = False,
     root_path: Annotated[
         str | None, typer.Option("--root_path", "--root-path", help="Prefix that a reverse proxy strips.")
     ] = None,
@@ -97,6 +100,7 @@ def start_server(
         insecure=insecure or None,
         behind_proxy=behind_proxy or None,
         leave_jobs=leave_jobs or None,
+        take_over=take_over or None,
         root_path=root_path,
     )
     _check_folders(settings)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from labelserver.cli.asking import DEFAULT_URL, ServerOption, asking, said_about, watch
+from labelserver.cli.asking import DEFAULT_URL, ServerOption, asking, said_about
 from labelserver.cli.failing import CommandFailed
 from labelserver.domain.json_types import JsonObject
 
@@ -20,17 +20,21 @@ def train(
             "--param", "-p", metavar="KEY=VALUE", help="Option of the trainer, e.g. max_epochs=20; repeatable."
         ),
     ] = None,
-    follow: Annotated[bool, typer.Option("--watch", "-w", help="Show progress until it ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", "--watch", "-w", help="Show progress until it ends.")
+    ] = False,
     enqueue: Annotated[bool, typer.Option("--enqueue", help="Wait behind a training that runs.")] = False,
     server: ServerOption = DEFAULT_URL,
 ) -> None:
     """Train on the labels saved so far; the result is published if it is not worse."""
+    from labelserver.cli.following import watch
+
     params = parse_params(param or [])
     with asking(server) as client:
         chosen = trainer or _only(client.info().trainers)
         job = client.train_start(chosen, params, enqueue=enqueue)
         if not follow:
-            typer.echo(f"Training {chosen} is job {job.id}. Follow it: labelserver jobs watch {job.id[:8]}")
+            typer.echo(f"Training {chosen} is job {job.id}. Follow it: labelserver jobs follow {job.id[:8]}")
             return
         ended = watch(client, job)
     typer.echo(f"Training {chosen}: {ended.state.value}. {said_about(ended)}".rstrip())

@@ -1,10 +1,12 @@
 """A Python client for programs and notebooks; it needs httpx alone, no torch."""
 
 from labelserver.client.answers import InferResult, ModelInfo, Sample, ServerInfo, Upload
-from labelserver.client.client import DEFAULT_URL, LabelServerClient
+from labelserver.client.calling import DEFAULT_URL
+from labelserver.client.client import LabelServerClient
 from labelserver.client.errors import (
     AnswerUnclear,
     ClientError,
+    Conflict,
     JobFailed,
     NotAllowedHere,
     NotBuilt,
@@ -15,14 +17,25 @@ from labelserver.client.errors import (
     ServerFailed,
     ServerUnreachable,
 )
+from labelserver.client.history import NO_LABEL, FetchedLabel
 from labelserver.domain.jobs import JobKind, JobState
 from labelserver.wire.jobs import Job
-from labelserver.wire.models import Model, Version
+from labelserver.wire.models import Model, Version, VersionComparison
+from labelserver.wire.proof import BenefitList, CurveShown, PieceShown
+from labelserver.wire.queue import GivenImage, NoImage, WorkRules
+from labelserver.wire.review import Decision
 
 __all__ = [
     "DEFAULT_URL",
+    "NO_LABEL",
     "AnswerUnclear",
+    "BenefitList",
     "ClientError",
+    "Conflict",
+    "CurveShown",
+    "Decision",
+    "FetchedLabel",
+    "GivenImage",
     "InferResult",
     "Job",
     "JobFailed",
@@ -31,9 +44,11 @@ __all__ = [
     "LabelServerClient",
     "Model",
     "ModelInfo",
+    "NoImage",
     "NotAllowedHere",
     "NotBuilt",
     "NothingThere",
+    "PieceShown",
     "Refused",
     "RequestFailed",
     "Sample",
@@ -43,4 +58,6 @@ __all__ = [
     "ServerUnreachable",
     "Upload",
     "Version",
+    "VersionComparison",
+    "WorkRules",
 ]

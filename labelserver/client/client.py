@@ -6,35 +6,32 @@ Method names are those of MONAI Label's client where it has the call. One client
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from labelserver.client.answers import InferResult, Sample, ServerInfo, Upload, as_object
-from labelserver.client.errors import AnswerUnclear, JobFailed, NothingThere, ServerUnreachable, failure_of
+from labelserver.client.errors import JobFailed, NothingThere
+from labelserver.client.following import FollowingCalls
+from labelserver.client.history import HistoryCalls, condition_of
 from labelserver.client.multipart import parts_of
-from labelserver.client.transfer import CountedFile, OnBytes, save_stream
+from labelserver.client.session_calls import SessionCalls
+from labelserver.client.transfer import CountedFile, OnBytes
+from labelserver.client.work import WorkCalls
 from labelserver.domain.jobs import JobState
 from labelserver.domain.json_types import JsonObject, JsonValue
 from labelserver.wire.jobs import Job, JobList
-from labelserver.wire.models import Model, ModelList, Version, VersionList
-
-DEFAULT_URL = "http://127.0.0.1:8000"
+from labelserver.wire.models import Model, ModelList, Version, VersionComparison, VersionList
 
 #: called with every new state of a job that is waited for
 OnJob = Callable[[Job], None]
 
-Wire = TypeVar("Wire", bound=BaseModel)
 
-
-class LabelServerClient:
+class LabelServerClient(HistoryCalls, FollowingCalls, SessionCalls, WorkCalls):
     """A connection to one server.
 
     Every method raises `ServerUnreachable` if nobody answers and a `RequestFailed` with the server's own sentence if it
@@ -51,39 +48,6 @@ class LabelServerClient:
         timeout_s: for an answer to begin; an inference waits for its turn.
         transport: another way to the server; tests pass one that needs no socket.
     """
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        person: str = "",
-        timeout_s: float = 630.0,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self.url = url.rstrip("/")
-        self.person = person
-        headers = {"X-Labelserver-Person": person} if person else {}
-        self._http = httpx.Client(
-            base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=10), transport=transport
-        )
-        self._exit = ExitStack()
-        self._exit.callback(self._http.close)
-        self._downloads: Path | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the connection and delete files that were downloaded without naming a folder."""
-        self._exit.close()
-
-    def __repr__(self) -> str:
-        return f"LabelServerClient({self.url!r}, person={self.person!r})"
 
     def _repr_html_(self) -> str:
         return self.info()._repr_html_()
@@ -172,8 +136,19 @@ class LabelServerClient:
     def label_info(self, image_id: str, tag: str = "final") -> JsonObject:
         return as_object(self._json("GET", "/datastore/label/info", params={"label": image_id, "tag": tag}))
 
-    def remove_label(self, image_id: str, tag: str = "final") -> None:
-        self._json("DELETE", "/datastore/label", params={"id": image_id, "tag": tag})
+    def remove_label(self, image_id: str, tag: str = "final", *, if_match: str | None = None) -> None:
+        """Remove a label; its revisions stay.
+
+        Args:
+            image_id: whose label it is.
+            tag: of the label.
+            if_match: the `etag` of the label that is meant; None: whichever is there.
+
+        Raises:
+            Conflict: the label is not the one that `if_match` names; nothing was removed.
+        """
+        query = {"id": image_id, "tag": tag}
+        self._json("DELETE", "/datastore/label", params=query, headers=condition_of(if_match))
 
     # -- uploads for one-off inference
 
@@ -327,8 +302,44 @@ class LabelServerClient:
 
     def publish(self, model: str, number: int, reason: str = "") -> Version:
         """Make a version current, whatever the gate said about it (also to go back)."""
-        path = f"/api/v1/models/{model}/versions/{number}/publish"
+        return self._parsed(Version, self._json("POST", f"{_version(model, number)}/publish", json={"reason": reason}))
+
+    def version(self, model: str, number: int) -> Version:
+        """One version, with the value of every held-out case."""
+        return self._parsed(Version, self._json("GET", _version(model, number)))
+
+    def compare(self, model: str, first: int, second: int) -> VersionComparison:
+        """Two versions on the held-out cases that both were measured on."""
+        asked = {"first": first, "second": second}
+        return self._parsed(VersionComparison, self._json("GET", f"/api/v1/models/{model}/compare", params=asked))
+
+    def roll_back(self, model: str, reason: str = "") -> Version:
+        """Make current what was in use before the current version. Raises `Refused` if nothing was."""
+        path = f"/api/v1/models/{model}/rollback"
         return self._parsed(Version, self._json("POST", path, json={"reason": reason}))
+
+    def reject(self, model: str, number: int, reason: str = "") -> Version:
+        """Say that a version shall not be used. Raises `Refused` for the current one."""
+        return self._parsed(Version, self._json("POST", f"{_version(model, number)}/reject", json={"reason": reason}))
+
+    def pin(self, model: str, number: int, *, pinned: bool = True) -> Version:
+        """Keep a version, or no longer: it is neither pruned nor deleted, nor replaced by the gate."""
+        method = "POST" if pinned else "DELETE"
+        return self._parsed(Version, self._json(method, f"{_version(model, number)}/pin"))
+
+    def delete_version(self, model: str, number: int) -> None:
+        """Remove a version. Raises `Refused` if it is in use or pinned."""
+        self._json("DELETE", _version(model, number))
+
+    def export(self, model: str, number: int, format: str = "all", *, verify: bool = False, modality: str = "") -> Job:
+        """Start to take a version out; wait with `wait_for_job`, then `save_export`."""
+        asked = {"format": format, "verify": verify, "modality": modality}
+        return self._parsed(Job, self._json("POST", f"{_version(model, number)}/export", json=asked))
+
+    def save_export(self, job: Job | str, folder: Path | None = None, on_bytes: OnBytes | None = None) -> Path:
+        """Fetch the archive of an export that is done. Raises `Refused` before that."""
+        job_id = job if isinstance(job, str) else job.id
+        return self._download(f"/api/v1/jobs/{job_id}/archive", {}, folder, f"{job_id}.zip", on_bytes)
 
     def model_info(self, model: str) -> JsonObject:
         """Checksum, time and statistics of the published weights."""
@@ -340,44 +351,9 @@ class LabelServerClient:
 
     # -- helpers
 
-    def _signed(self, params: JsonObject | None) -> JsonObject:
-        return {"client_id": self.person or None, **(params or {})}
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        try:
-            yield
-        except httpx.TransportError as error:
-            raise ServerUnreachable(
-                f"No answer from {self.url} ({error or type(error).__name__}). Is the server running? "
-                "Start it with `labelserver start_server`."
-            ) from error
-
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """`options` are those of httpx; their types are its own."""
-        with self._reaching():
-            answer = self._http.request(method, path, **options)
-        if answer.status_code != 200:
-            raise failure_of(answer)
-        return answer
-
-    def _json(self, method: str, path: str, **options: Any) -> JsonValue:
-        answer = self._request(method, path, **options)
-        try:
-            document: JsonValue = answer.json()
-        except ValueError as error:
-            raise AnswerUnclear(f"{self.url}{path} did not answer JSON. Is this a label server?") from error
-        return document
-
     def _started(self, document: JsonValue) -> Job:
         """The job behind the peer's task document."""
         return self.job(str(as_object(document).get("id", "")))
-
-    def _parsed(self, shape: type[Wire], document: JsonValue) -> Wire:
-        try:
-            return shape.model_validate(document)
-        except ValidationError as error:
-            raise AnswerUnclear(f"The server's answer is not a {shape.__name__}: is it of another version?") from error
 
     def _infer_result(self, answer: httpx.Response, folder: Path | None) -> InferResult:
         content_type = answer.headers.get("content-type", "")
@@ -395,15 +371,6 @@ class LabelServerClient:
                 params = as_object(json.loads(part.data))
         return InferResult(params, mask)
 
-    def _download(
-        self, path: str, query: dict[str, str], folder: Path | None, default: str, on_bytes: OnBytes | None
-    ) -> Path:
-        target = folder or self._download_folder()
-        with self._reaching(), self._http.stream("GET", path, params=query) as answer:
-            return save_stream(answer, target, default.rsplit("/", 1)[-1], on_bytes)
 
-    def _download_folder(self) -> Path:
-        """A new folder for each file, so that equal names do not meet."""
-        if self._downloads is None:
-            self._downloads = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="labelserver-")))
-        return Path(tempfile.mkdtemp(dir=self._downloads))
+def _version(model: str, number: int) -> str:
+    return f"/api/v1/models/{model}/versions/{number}"

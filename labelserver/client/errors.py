@@ -6,7 +6,8 @@ ClientError
   RequestFailed       the server said no; `status` and its own sentence
     NothingThere      404
     NotAllowedHere    401, 403
-    Refused           400, 409, 413, 422
+    Refused           400, 413, 422
+      Conflict        409, 412: somebody or something was there before; `fields` say who
     ServerBusy        429: try again after `retry_after_s`
     NotBuilt          501: a part that this server does not have
     ServerFailed      500 and above
@@ -14,6 +15,8 @@ ClientError
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import httpx
 
@@ -39,8 +42,15 @@ class JobFailed(ClientError):
 class RequestFailed(ClientError):
     """The server said no. The message is its own sentence."""
 
-    def __init__(self, status: int, sentence: str, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        retry_after_s: float | None = None,
+        fields: Mapping[str, JsonValue] | None = None,
+    ) -> None:
         super().__init__(sentence)
+        self.fields = dict(fields or {})  #: ids and numbers that the server names
         self.status = status
         self.sentence = sentence
         self.retry_after_s = retry_after_s
@@ -56,6 +66,27 @@ class NotAllowedHere(RequestFailed):
 
 class Refused(RequestFailed):
     """The request cannot be carried out as it stands."""
+
+
+class Conflict(Refused):
+    """Something else stands in the way: a newer label or schema, a name that is taken."""
+
+    @property
+    def newest(self) -> int | None:
+        """The number of the label revision that is current now, if that is what the conflict is about."""
+        number = self.fields.get("number")
+        return number if isinstance(number, int) else None
+
+    @property
+    def author(self) -> str:
+        """Who saved it."""
+        return str(self.fields.get("author") or "")
+
+    @property
+    def etag(self) -> str:
+        """Of the label that is current now; "" if there is none."""
+        sha256 = self.fields.get("sha256")
+        return f'"{sha256}"' if sha256 else ""
 
 
 class ServerBusy(RequestFailed):
@@ -75,6 +106,8 @@ def _class_of(status: int) -> type[RequestFailed]:
         401: NotAllowedHere,
         403: NotAllowedHere,
         404: NothingThere,
+        409: Conflict,
+        412: Conflict,
         429: ServerBusy,
         501: NotBuilt,
     }
@@ -84,7 +117,17 @@ def _class_of(status: int) -> type[RequestFailed]:
 def failure_of(answer: httpx.Response) -> RequestFailed:
     """The error for an answer that is not a success; its body must have been read."""
     wait = answer.headers.get("retry-after", "")
-    return _class_of(answer.status_code)(answer.status_code, _sentence(answer), float(wait) if wait.isdigit() else None)
+    retry_after_s = float(wait) if wait.isdigit() else None
+    return _class_of(answer.status_code)(answer.status_code, _sentence(answer), retry_after_s, _fields(answer))
+
+
+def _fields(answer: httpx.Response) -> dict[str, JsonValue]:
+    try:
+        document: JsonValue = answer.json()
+    except ValueError:
+        return {}
+    fields = document.get("fields") if isinstance(document, dict) else None
+    return dict(fields) if isinstance(fields, dict) else {}
 
 
 def _sentence(answer: httpx.Response) -> str:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
+from labelserver.domain.annotation import AnnotatedPart
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.image_lists import ImagePage, ImageQuery
 from labelserver.domain.json_types import JsonObject
@@ -48,14 +49,20 @@ class Datastore(ABC):
 
     @abstractmethod
     def datalist(self) -> list[dict[str, Any]]:
-        """``[{"image": path, "label": path}, ...]`` with absolute paths of images that have a ``final`` label."""
+        """What a training learns from: ``[{"image": path, "label": path}, ...]`` of ``final`` labels, absolute paths.
+
+        A store that knows reviews leaves out labels that were returned or still wait for an approval that they need.
+        """
 
     @abstractmethod
     def list_images(self) -> list[str]: ...
 
     @abstractmethod
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Ids with a label under `label_tag` (default ``final``) that holds all of `labels` where that is known."""
+        """Ids with a label under `label_tag` (default ``final``) that holds all of `labels` where that is known.
+
+        Whatever a reviewer said of it: a returned label is one that is there. `datalist` tells what to learn from.
+        """
 
     @abstractmethod
     def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]: ...
@@ -145,15 +152,18 @@ class RevisionStore(Protocol):
         expected: Expected = None,
         numbering: Numbering = Numbering.SCHEMA,
         floats: bool = True,
+        annotated: AnnotatedPart | None = None,
+        take: bool = False,
     ) -> Revision:
         """Check geometry and names, store a new revision, make it current.
 
         `expected` is compared with the current label inside the transaction that accepts the new one. `numbering`
         counts for labels whose info names no segments. Without `floats`, voxels of a floating-point type are refused
-        even where they are whole numbers.
+        even where they are whole numbers. `annotated`: which labels and which part of the image were looked at; None:
+        all. The revision's `annotation` tells it ever after. With `take` the file is given away; it may be moved.
 
         Raises: `ImageNotFound`, `GridsDiffer`, `UnreadableFile`, `UnsupportedFormat`, `UnknownLabelName`,
-        `LabelChanged`, `DiskFull`.
+        `LabelChanged`, `DiskFull`; `InvalidParams` for an annotated part that is none of this image's.
         """
 
     def current_revision(self, image_id: ImageId, tag: Tag) -> Revision: ...
@@ -165,7 +175,8 @@ class RevisionStore(Protocol):
     def restore_image(self, image_id: ImageId, person: str = "") -> None:
         """Undo `remove_image`, also for the labels that went with it. Raises: `ImageNotFound`, `Conflict`."""
 
-    def remove_label(self, label_id: str, label_tag: str, person: str = "") -> None: ...
+    def remove_label(self, label_id: str, label_tag: str, person: str = "", *, expected: Expected = None) -> None:
+        """Take the label out of sight; its revisions stay. Raises `LabelChanged` as `expected` says."""
 
     def problems(self) -> list[StoreProblem]: ...
 

@@ -5,12 +5,15 @@ Everything above this contract speaks of requests, jobs and the app's descriptio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from labelserver.domain.app_description import AppDescription
 from labelserver.domain.ids import JobId
 from labelserver.domain.infer import InferAnswer, InferRequest
+from labelserver.domain.interaction import SessionAnswer, SessionCall
 from labelserver.domain.jobs import JobKind, JobRecord
 from labelserver.domain.json_types import JsonObject, JsonValue
 
@@ -41,8 +44,23 @@ class Jobs(Protocol):
     def get(self, job_id: JobId) -> JobRecord:
         """Raises `JobNotFound`."""
 
+    def file(self, job_id: JobId, name: str) -> Path:
+        """Where a job that is done left the file `name`, which is never a word of a caller's.
+
+        Raises: `JobNotFound`; also where there is no such file (any more).
+        """
+
     async def stop(self, job_id: JobId) -> JobRecord:
         """Ask a job to end at its next step. Raises `JobNotFound`, `IllegalTransition` if it has ended."""
+
+    async def resume(self, job_id: JobId) -> JobRecord:
+        """Let a stopped or failed job go on from its last checkpoint, behind what runs.
+
+        Raises: `JobNotFound`, `IllegalTransition` if it is neither stopped nor failed.
+        """
+
+    async def expect(self) -> None:
+        """A job may be asked for soon: prepare for it, if the settings say so. Returns at once."""
 
     async def wait(self, job_id: JobId) -> JobRecord:
         """Return once the job is in a final state."""
@@ -73,6 +91,17 @@ class Engine(Protocol):
 
         Raises: `TaskNotFound`, `ImageNotFound`, `Refused`, `TaskFailed`, `WorkerDied`, `WorkerNotReady`,
         `DeviceMemoryFull`, `QueueFull`. Cancelling the awaiting task cancels the inference.
+        """
+
+    async def interact(
+        self, call: SessionCall, on_partial: Callable[[SessionAnswer], None] | None = None
+    ) -> SessionAnswer:
+        """Ask the worker that holds an interactive session, past inferences that run.
+
+        `on_partial` gets coarse answers in the event loop, before the final one is returned; they change nothing.
+
+        Raises: `SessionNotHeld` if no worker holds the session as it is at `call.at` (OPEN with the history helps),
+        `RequestCancelled`; else as `infer`. After any error the mask in the worker is as before, or not held any more.
         """
 
     async def call_lead(self, method: str, params: JsonObject, *, timeout_s: float = 60.0) -> JsonValue:

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from labelserver.domain.annotation import Region, WholeImage
 from labelserver.domain.diffs import LabelDiff
+from labelserver.domain.geometry import Grid
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.labels import Expected, Provenance, Revision
+from labelserver.domain.region_masks import RegionMask
 from labelserver.domain.schema import LabelSchema
 
 
@@ -31,7 +35,13 @@ class RevisionHistory(Protocol):
         """Make a new revision with the content of an older one. Raises `LabelNotFound`, `LabelChanged`."""
 
     def diff_revisions(self, image_id: ImageId, tag: Tag, before: int, after: int) -> LabelDiff:
-        """What changed between two revisions. Raises `LabelNotFound`; `UnsupportedFormat` for labels without voxels."""
+        """What changed between two revisions, in what both annotated.
+
+        Raises `LabelNotFound`; `UnsupportedFormat` for labels without voxels.
+        """
+
+    def annotated_mask(self, image_id: ImageId, tag: Tag, number: int) -> tuple[RegionMask, Grid]:
+        """(I, J, K), True where a revision was annotated, and the grid. Errors as `diff_revisions`."""
 
 
 @runtime_checkable
@@ -48,3 +58,36 @@ class SchemaStore(Protocol):
 
     def label_values(self) -> dict[str, int]:
         """Name -> voxel value in label files, in the order of the values."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLabel:
+    """The current label of an image, as a training reads it."""
+
+    file: Path | None  #: a copy with other values or without layers; None: the label's own file is right
+    revision: int
+    annotated: frozenset[int] | None  #: values, in the numbering asked for, that were looked for; None: all
+    region: Region  #: on the file's grid
+    mask: Path | None  #: of a region that is a mask
+    notes: tuple[str, ...] = ()  #: sentences for people
+
+    @property
+    def is_complete(self) -> bool:
+        """True if everything was looked at."""
+        return self.annotated is None and isinstance(self.region, WholeImage)
+
+
+@runtime_checkable
+class TrainingLabelStore(Protocol):
+    """Labels in the values that a network counts in."""
+
+    def training_label(self, image_id: ImageId, tag: Tag, numbering: Mapping[int, int] | None = None) -> TrainingLabel:
+        """The current label. Overlapping layers are laid into one map.
+
+        Args:
+            image_id: of an image with a label.
+            tag: of the label.
+            numbering: stored value -> value in the file; values that are left out become background. None: as stored.
+
+        Raises: `LabelNotFound`; `StoredDataInvalid` if it is not known any more what was annotated; `DiskFull`.
+        """

@@ -33,6 +33,9 @@ class Progress(Protocol):
     def report(self, data: JsonObject) -> None:
         """Merge into the job's progress: epoch, total_epochs, step, total_steps, loss, learning_rate, metrics, ..."""
 
+    def epoch_done(self, point: JsonObject) -> None:
+        """An epoch ended: one point of the job's curve (epoch, loss, learning_rate, metrics), also reported."""
+
     def log(self, line: str) -> None:
         """One line for people (the peer's ``details``)."""
 
@@ -41,6 +44,9 @@ class Progress(Protocol):
 
     def should_stop(self) -> bool:
         """True once a stop or a suspension was asked for. A task looks at each step, checkpoints and returns."""
+
+    def yield_device(self, device: str) -> None:
+        """Return once nobody waits for an answer computed on `device`, or a stop was asked for. Called at each step."""
 
 
 class Silent:
@@ -53,6 +59,9 @@ class Silent:
     def report(self, data: JsonObject) -> None:
         """Nobody listens."""
 
+    def epoch_done(self, point: JsonObject) -> None:
+        """Nobody listens."""
+
     def log(self, line: str) -> None:
         """Nobody listens."""
 
@@ -61,6 +70,9 @@ class Silent:
 
     def should_stop(self) -> bool:
         return False
+
+    def yield_device(self, device: str) -> None:
+        """Nobody shares it."""
 
 
 _current: ContextVar[Progress | None] = ContextVar("labelserver_progress", default=None)

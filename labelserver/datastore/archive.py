@@ -5,15 +5,49 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
+from labelserver.domain.ids import FINAL, ImageId, Tag
 from labelserver.domain.json_types import JsonValue
+from labelserver.domain.labels import ImageRecord, Revision
+from labelserver.imaging.formats import split_ext
 from labelserver.storage.atomic import storage_errors
 
 _CHUNK_BYTES = 2**20
 
 Pair = tuple[str, Path, str, Path]  #: name and file of an image, name and file of its label
+
+#: From a label and its file to a copy that shows it in another way; None: as it is.
+LabelView = Callable[[Revision, Path], Path | None]
+
+
+class Packed(Protocol):
+    """What an archive asks of the store that it packs."""
+
+    def get_image_uri(self, image_id: str) -> str: ...
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str: ...
+
+    def image(self, image_id: ImageId) -> ImageRecord: ...
+
+    def label_file(self, image_id: ImageId, tag: Tag) -> tuple[Revision, Path]: ...
+
+
+def labeled_files(store: Packed, image_ids: Iterable[str], shown: LabelView | None = None) -> Iterator[Pair]:
+    """Each image with its final label, or with the copy of it that `shown` gives, which is deleted after its turn."""
+    for image_id in image_ids:
+        image, label = store.get_image_uri(image_id), store.get_label_uri(image_id, FINAL)
+        if image and label:
+            record = store.image(ImageId(image_id))
+            copy = shown(*store.label_file(ImageId(image_id), FINAL)) if shown is not None else None
+            try:
+                name = f"{image_id}{split_ext(Path(label).name)[1]}"
+                yield f"{image_id}{record.ext}", Path(image), name, copy or Path(label)
+            finally:
+                if copy is not None:
+                    copy.unlink(missing_ok=True)
 
 
 class _Outlet:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import secrets
 import sqlite3
 import time
@@ -28,7 +29,7 @@ from labelserver.domain.errors import StorageFailed
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import Revision
 from labelserver.storage import atomic
-from labelserver.storage.append import read_json_lines
+from labelserver.storage.append import JsonLinesReader, read_json_lines
 from labelserver.storage.locks import exclusive
 
 logger = logging.getLogger(__name__)
@@ -138,15 +139,19 @@ def record(connection: sqlite3.Connection, act: Act) -> None:
     _insert(connection, Entry(number, bare.created_ts, salted, previous, chained(previous, bare.content_hash)))
 
 
-def saved(layout: Layout, revision: Revision, action: str = "save") -> Act:
-    """The act of a revision whose files are written; their hashes go into it."""
-    description = layout.revision_folder(revision.image_id, revision.tag) / f"{revision.number}.json"
-    with atomic.storage_errors(description.name):
-        described = hashlib.sha256(description.read_bytes()).hexdigest()
+def saved(layout: Layout, revision: Revision, action: str = "save", *, description: bytes | None = None) -> Act:
+    """The act of a revision whose files are written; their hashes go into it. `description`: the bytes of its JSON."""
+    if description is None:
+        path = layout.revision_folder(revision.image_id, revision.tag) / f"{revision.number}.json"
+        with atomic.storage_errors(path.name):
+            description = path.read_bytes()
+    described = hashlib.sha256(description).hexdigest()
     made_by = revision.provenance
     detail: JsonObject = {"source": made_by.source.value, "sha256": revision.sha256, "description": described}
     if made_by.client:
         detail["client"] = made_by.client
+    if revision.schema_version:
+        detail["schema"] = revision.schema_version
     return Act(action, made_by.person, revision.image_id, revision.tag, revision.number, detail)
 
 
@@ -199,8 +204,18 @@ def refill(connection: sqlite3.Connection, layout: Layout) -> None:
 
 def read_file(path: Path) -> list[Entry]:
     """The entries of ``audit.jsonl``; torn and foreign lines are left out."""
+    return _entries_in(read_json_lines(path))
+
+
+def _read_from(path: Path, offset: int) -> tuple[list[Entry], bool]:
+    """The entries after the first `offset` bytes, and whether the last line is whole."""
+    reader = JsonLinesReader(path, offset)
+    return _entries_in(reader.read_new()), reader.offset == path.stat().st_size
+
+
+def _entries_in(lines: Iterable[JsonObject]) -> list[Entry]:
     found = []
-    for line in read_json_lines(path):
+    for line in lines:
         try:
             found.append(Entry.from_json(line))
         except (KeyError, TypeError, ValueError):
@@ -239,16 +254,19 @@ class AuditFile:
             status = path.stat()
         except FileNotFoundError:
             return 0
-        if (status.st_ino, status.st_size) == self._known[:2]:
-            return self._known[2]
-        lines = read_file(path)
-        complete = status.st_size == 0 or path.read_bytes().endswith(b"\n")
+        inode, size_bytes, number = self._known
+        if (status.st_ino, status.st_size) == (inode, size_bytes):
+            return number
+        if status.st_ino != inode or status.st_size < size_bytes:  # else only what other processes added is read
+            size_bytes, number = 0, 0
+        lines, complete = _read_from(path, size_bytes)
         if not lines or not complete:
             return -1
         with self._index.reading() as connection:
             last = lines[-1]
             row = connection.execute("SELECT hash FROM audit WHERE number = ?", (last.number,)).fetchone()
-        return last.number if row is not None and row[0] == last.hash and len(lines) == last.number else -1
+        known = row is not None and row[0] == last.hash and number + len(lines) == last.number
+        return last.number if known else -1
 
     def _append(self, last: int) -> None:
         path = self._layout.audit_file
@@ -261,10 +279,17 @@ class AuditFile:
             return
         with self._index.reading() as connection:
             fresh = list(entries(connection, last))
-        if fresh:
-            with atomic.storage_errors(path.name), path.open("ab") as stream:
-                stream.write(b"".join(_line(entry) for entry in fresh))
-        self._remember(fresh[-1].number if fresh else last)
+        if not fresh:
+            self._remember(last)
+            return
+        with atomic.storage_errors(path.name):
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                atomic.write_all(descriptor, b"".join(_line(entry) for entry in fresh))
+                status = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+        self._known = (status.st_ino, status.st_size, fresh[-1].number)
 
     def _write_whole(self) -> None:
         number = 0

@@ -7,6 +7,7 @@ noted elsewhere and given as `known_head` at the next check, it must still be in
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,13 @@ from pathlib import Path
 from labelserver.datastore import audit
 from labelserver.datastore.audit import BEGINNING, BLANKED, Entry
 from labelserver.datastore.index import Index
-from labelserver.datastore.layout import Layout, revision_name
+from labelserver.datastore.layout import Layout, region_name, revision_name
 from labelserver.datastore.revision_walk import walk_revisions
+from labelserver.domain.annotation import MaskFile, annotation_of
+from labelserver.domain.errors import Refused
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.labels import StoreProblem
+from labelserver.imaging.packed_mask import unpacked
 from labelserver.storage.append import read_json_lines
 from labelserver.storage.checksums import sha256_of
 
@@ -91,16 +95,18 @@ def _check_file(layout: Layout, index: Index, checked: Checked) -> None:
 
 
 def _check_revisions(layout: Layout, index: Index, checked: Checked) -> None:
-    for image_id, tag, number, ext, digest, *_ in walk_revisions(index):
+    for image_id, tag, number, ext, digest, *_, masked in walk_revisions(index):
         checked.revisions += 1
         with index.reading() as connection:
             told = audit.of_revision(connection, image_id, tag, number)
         folder = layout.revision_folder(ImageId(image_id), Tag(tag))
-        for reason, name in _revision_faults(folder, number, ext, digest, told):
+        for reason, name in _revision_faults(folder, number, ext, digest, told, masked=masked):
             checked.findings.append(StoreProblem(layout.below_studies(folder / name), reason))
 
 
-def _revision_faults(folder: Path, number: int, ext: str, digest: str, told: Entry | None) -> Iterator[tuple[str, str]]:
+def _revision_faults(
+    folder: Path, number: int, ext: str, digest: str, told: Entry | None, *, masked: bool
+) -> Iterator[tuple[str, str]]:
     voxels, description = folder / revision_name(number, ext), folder / f"{number}.json"
     if told is None:
         yield "The audit log tells of no such revision.", description.name
@@ -117,6 +123,20 @@ def _revision_faults(folder: Path, number: int, ext: str, digest: str, told: Ent
             yield "The description of this revision was edited.", description.name
     except OSError:
         yield "The description of this revision is missing.", description.name
+    if masked and not _region_is_whole(folder / region_name(number), description):
+        yield "The file that says what was annotated was changed.", region_name(number)
+
+
+def _region_is_whole(mask: Path, description: Path) -> bool:
+    """Whether the mask beside a revision is the one that its description names; also if it names none."""
+    try:
+        document = json.loads(description.read_bytes())
+        region = annotation_of(document["info"]).region
+        if isinstance(region, MaskFile):
+            unpacked(mask.read_bytes(), region.sha256)
+    except (OSError, ValueError, KeyError, TypeError, Refused):
+        return False
+    return True
 
 
 def _problem(layout: Layout, reason: str) -> StoreProblem:

@@ -11,9 +11,11 @@ from labelserver.datastore.image_rows import present_image
 from labelserver.datastore.index import Index
 from labelserver.datastore.plain_json import dump, label_names, load_object, scores_of
 from labelserver.datastore.rebuilding import put_scores
+from labelserver.datastore.work_schema import VERDICT_OF_LABEL
 from labelserver.domain.ids import FINAL
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import StoreProblem
+from labelserver.domain.work import Stage, Verdict, Withheld
 
 
 class Catalog:
@@ -82,14 +84,41 @@ class Catalog:
                 found[image_id]["labels"][tag] = {"ext": ext, "info": load_object(info)}
         return found
 
-    def final_labels(self) -> list[tuple[str, str]]:
-        """(image id, file below ``labels/final/``) of all labeled images, by id."""
+    def final_labels(self, *, approved_only: bool = False) -> list[tuple[str, str]]:
+        """(image id, file below ``labels/final/``) of all images with a label to learn from, by id.
+
+        That is a label that was submitted, or with `approved_only` approved; never a returned one or one of a flagged
+        image.
+        """
+        stages = (Stage.APPROVED, Stage.APPROVED if approved_only else Stage.SUBMITTED)
         with self._index.reading() as connection:
             return list(
                 connection.execute(
-                    "SELECT image_id, file FROM labels WHERE tag = ? AND shown = 1 ORDER BY image_id", (FINAL,)
+                    "SELECT image_id, file FROM labels CROSS JOIN images ON images.id = image_id "
+                    "WHERE tag = ? AND shown = 1 AND stage IN (?, ?) ORDER BY image_id",
+                    (FINAL, *stages),
                 )
             )
+
+    def withheld_labels(self, *, approved_only: bool = False) -> dict[tuple[str, str], Withheld]:
+        """(image id, tag) of each shown label that nobody should learn from, and why.
+
+        Of the final labels these are what `final_labels` leaves out. Labels of other tags wait for no approval.
+        """
+        with self._index.reading() as connection:
+            rows = connection.execute(
+                f"SELECT image_id, tag, stage, {VERDICT_OF_LABEL} FROM labels "  # noqa: S608  a constant
+                "JOIN images ON images.id = image_id WHERE shown = 1"
+            ).fetchall()
+        found: dict[tuple[str, str], Withheld] = {}
+        for image_id, tag, stage, verdict in rows:
+            if stage == Stage.FLAGGED:
+                found[image_id, tag] = Withheld.FLAGGED
+            elif verdict == Verdict.RETURNED:
+                found[image_id, tag] = Withheld.RETURNED
+            elif approved_only and tag == FINAL and verdict != Verdict.APPROVED:
+                found[image_id, tag] = Withheld.UNAPPROVED
+        return found
 
     def update_image_info(self, image_id: str, info: JsonObject) -> None:
         """Shallow merge; numbers become scores. Raises `ImageNotFound`."""
@@ -129,6 +158,11 @@ class Catalog:
             ).fetchall()
         return sorted(rows, key=lambda row: (-row[1] if highest_first else row[1], row[0]))
 
+    def score_names(self) -> list[str]:
+        """Names of all scores that there are, of any image, by name. A step along the index for each."""
+        with self._index.reading() as connection:
+            return [str(row[0]) for row in connection.execute(_SCORE_NAMES)]
+
     def problems(self) -> list[StoreProblem]:
         with self._index.reading() as connection:
             rows = connection.execute("SELECT path, reason FROM problems ORDER BY path, origin")
@@ -149,6 +183,14 @@ def meta(connection: sqlite3.Connection, key: str) -> str:
 
 
 _PAGE = 256
+
+_SCORE_NAMES = """
+WITH RECURSIVE names (key) AS (
+    SELECT min(key) FROM scores
+    UNION ALL SELECT (SELECT min(key) FROM scores WHERE key > names.key) FROM names WHERE key IS NOT NULL
+)
+SELECT key FROM names WHERE key IS NOT NULL
+"""
 
 #: Both run along the index scores_by_value and continue after the last row seen.
 _HIGHEST = """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labelserver.datastore.plain_json import plain_object
-from labelserver.domain.errors import LabelNotFound, TooLarge
+from labelserver.domain.errors import Conflict, LabelNotFound, TooLarge
 from labelserver.domain.ids import ImageId, Tag, folder_key
 from labelserver.domain.json_types import JsonObject
 from labelserver.storage import atomic
@@ -36,6 +36,7 @@ class Draft:
     updated_ts: float
     info: JsonObject
     file: Path
+    number: int = 0  #: grows with each save; 0: saved before drafts were numbered
 
 
 class Drafts:
@@ -45,17 +46,40 @@ class Drafts:
         self._folder = state / "drafts"
         self._lock_file = state / "locks" / "drafts"
 
-    def put(self, image_id: ImageId, tag: Tag, person: str, file: Path, ext: str, info: JsonObject) -> Draft:
+    def put(
+        self,
+        image_id: ImageId,
+        tag: Tag,
+        person: str,
+        file: Path,
+        ext: str,
+        info: JsonObject,
+        *,
+        based_on: int | None = None,
+    ) -> Draft:
         """Replace the person's draft by a copy of `file`.
+
+        Args:
+            based_on: number of the draft that the caller saw last, 0 for none; None: replace whatever is there.
 
         Raises:
             TooLarge: more than `MAX_DRAFT_BYTES`.
+            Conflict: another draft is there.
         """
         size_bytes = file.stat().st_size
         if size_bytes > MAX_DRAFT_BYTES:
             raise TooLarge(f"The draft has {size_bytes} bytes; at most {MAX_DRAFT_BYTES} are kept. Save it as a label.")
         folder = self._of(image_id, person)
         with exclusive(self._lock_file):
+            before = self._find(image_id, tag, person)
+            there = before.number if before is not None else 0
+            if based_on is not None and based_on != there:
+                raise Conflict(
+                    "You have another draft of this image, saved elsewhere meanwhile. Look at it, or replace it.",
+                    number=there,
+                    updated_ts=before.updated_ts if before is not None else None,
+                )
+            now = time.time()
             data = folder / f"{tag}-{time.time_ns()}{ext}"
             atomic.copy_file(file, data)
             document: JsonObject = {
@@ -66,7 +90,8 @@ class Drafts:
                 "ext": ext,
                 "size_bytes": size_bytes,
                 "sha256": sha256_of(data),
-                "updated_ts": time.time(),
+                "updated_ts": now,
+                "number": max(there + 1, int(now * 1000)),  # also after a draft was dropped no number comes again
                 "info": plain_object(info),
             }
             atomic.write_json(folder / f"{tag}.draft", document)
@@ -88,6 +113,7 @@ class Drafts:
                 updated_ts=float(document["updated_ts"]),
                 info=plain_object(document["info"]),
                 file=folder / Path(str(document["file"])).name,
+                number=int(document.get("number", 0)),
             )
             whole = draft.file.stat().st_size == draft.size_bytes and document["person"] == person
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -96,12 +122,33 @@ class Drafts:
             raise _no_draft(image_id)
         return draft
 
-    def remove(self, image_id: ImageId, tag: Tag, person: str) -> None:
-        """Nothing happens if there is none."""
+    def of_person(self, person: str) -> list[Draft]:
+        """All drafts of one person, the newest first."""
+        found = []
+        for path in self._folder.glob(f"*/{folder_key(person)}/*.draft"):
+            try:
+                document = json.loads(path.read_bytes())
+                found.append(self.get(ImageId(str(document["image"])), Tag(str(document["tag"])), person))
+            except (OSError, ValueError, KeyError, TypeError, LabelNotFound):  # dropped meanwhile, or damaged
+                continue
+        return sorted(found, key=lambda draft: -draft.updated_ts)
+
+    def remove(self, image_id: ImageId, tag: Tag, person: str, *, number: int | None = None) -> None:
+        """Nothing happens if there is none, or another one than that of `number`."""
         folder = self._of(image_id, person)
         with exclusive(self._lock_file), atomic.storage_errors("the draft"):
+            if number is not None:
+                there = self._find(image_id, tag, person)
+                if there is None or there.number != number:
+                    return
             (folder / f"{tag}.draft").unlink(missing_ok=True)
             self._remove_data(folder, tag, keep="")
+
+    def _find(self, image_id: ImageId, tag: Tag, person: str) -> Draft | None:
+        try:
+            return self.get(image_id, tag, person)
+        except LabelNotFound:
+            return None
 
     def _of(self, image_id: ImageId, person: str) -> Path:
         return self._folder / folder_key(image_id) / folder_key(person)

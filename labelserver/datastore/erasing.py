@@ -1,8 +1,9 @@
 """Really remove images and everything made from them: what a person may ask for by law.
 
-Pixels, labels, revisions, drafts, caches, trash, rows of the index, backups and set-aside copies of it go; of the audit
-log only the hashes of the entries about them stay. Files go before rows, so that an erasure that was cut off can be
-asked for again. Not reached: what was handed out, exported or packed before, and networks that were trained on it.
+Pixels, labels, revisions, drafts, caches, trash, rows of the index, backups and set-aside copies of it go, and copies
+elsewhere (`traces.py`); of the audit log only the hashes of the entries about them stay. Files go before rows, so that
+an erasure that was cut off can be asked for again. Not reached: what was handed out, exported or packed before, and
+networks that were trained on it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from labelserver.datastore.image_rows import ImageRow, image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.layout import Layout
 from labelserver.datastore.plain_json import load_object
+from labelserver.datastore.sides import Sides
+from labelserver.datastore.traces import traces
 from labelserver.domain.errors import ImageNotFound, InvalidSetting
 from labelserver.domain.ids import ImageId, folder_key
 from labelserver.domain.json_types import JsonObject
@@ -33,7 +36,18 @@ from labelserver.storage.locks import exclusive
 #: Keys of an image's info that may name its patient.
 _PATIENT_KEYS = ("PatientID", "patient_id", "patient")
 
-_TABLES = ("labels", "revisions", "scores", "leases", "reviews", "time_log")
+_TABLES = (
+    "labels",
+    "revisions",
+    "scores",
+    "leases",
+    "reviews",
+    "flags",
+    "skips",
+    "time_log",
+    "sides",
+    "unsided",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +61,17 @@ class Erasure:
 class Eraser:
     """Erases images of one store. `read_only`: the studies folder itself cannot be changed."""
 
-    def __init__(self, layout: Layout, index: Index, audit_file: AuditFile, *, read_only: bool) -> None:
+    def __init__(self, layout: Layout, index: Index, audit_file: AuditFile, sides: Sides, *, read_only: bool) -> None:
         self._layout = layout
         self._index = index
+        self._sides = sides
         self._audit = audit_file
         self._read_only = read_only
 
-    def plan(self, who: str) -> Erasure:
+    def plan(self, who: str, uploads: Path, app: Path | None) -> Erasure:
         """Everything of the image `who`, or of the patient `who`: a folder's name, a PatientID in info or DICOM header.
+
+        `uploads` and `app` are looked through for copies (`traces.traces`).
 
         Raises:
             ImageNotFound: nothing of that name.
@@ -66,8 +83,11 @@ class Eraser:
         chosen = rows if image is not None else [row for row in rows if self._is_of(row, who)]
         if not chosen:
             raise ImageNotFound(f"There is no image {who!r}, no folder of images and no patient of that name.")
-        paths = sorted({path for row in chosen for path in self._paths(row)})
-        return Erasure(tuple(row.record.image_id for row in chosen), tuple(paths))
+        own = {path for row in chosen for path in self._paths(row)}
+        image_ids = tuple(row.record.image_id for row in chosen)
+        pixels = [p for row in chosen for p in self._pixels(row)]
+        copies = traces(self._layout, image_ids, pixels, uploads, app)
+        return Erasure(image_ids, tuple(sorted(own.union(copies))))
 
     def carry_out(self, erasure: Erasure, person: str) -> None:
         """Erase what `plan` found. Raises `InvalidSetting` if pixels lie where nothing may be changed."""
@@ -80,6 +100,7 @@ class Eraser:
                 _delete(path)
             self._forget_in_peer_index(erasure.images)
             self._forget_rows(erasure.images, person)
+        self._sides.forget(set(erasure.images))
         self._index.compact()
         for copy in self._copies_of_the_index():
             copy.unlink(missing_ok=True)
@@ -116,6 +137,12 @@ class Eraser:
         trash = self._layout.trash_folder(row.record.image_id)
         if trash.is_dir():
             yield from sorted(p for p in trash.iterdir() if p.suffix != ".json")
+
+    def _pixels(self, row: ImageRow) -> Iterator[Path]:
+        """The files of the image, wherever they lie now."""
+        yield from self._slices(row)
+        if row.record.kind is not ImageKind.DICOM_SERIES:
+            yield self._layout.images / row.path
 
     def _paths(self, row: ImageRow) -> Iterator[Path]:
         image_id = row.record.image_id

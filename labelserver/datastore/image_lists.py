@@ -10,15 +10,20 @@ from __future__ import annotations
 import math
 import random
 import sqlite3
+import time
 from collections.abc import Iterator
 
+from labelserver.datastore.image_work import works_in
 from labelserver.datastore.index import Index
 from labelserver.datastore.plain_json import load_object
+from labelserver.datastore.sides import sides_in
 from labelserver.domain.errors import InvalidParams
 from labelserver.domain.ids import FINAL, ImageId
 from labelserver.domain.image_lists import ImagePage, ImageQuery, LabelState, ListedImage
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ImageKind, ImageRecord
+from labelserver.domain.splits import ImageSide
+from labelserver.domain.work import ImageWork
 
 #: images read at once while somebody walks along a list
 _STEP = 64
@@ -49,6 +54,11 @@ _BY_SCORE_FINAL = {
     LabelState.UNLABELED: ((1,), "state = 'present'"),
 }
 
+#: An unlabeled image that somebody has now is shown as a draft; no trigger can know when a lease ends.
+_HELD = "EXISTS (SELECT 1 FROM leases WHERE leases.image_id = images.id AND until_ts > :now)"
+_STAGE = f"""(CASE WHEN :stage = 'draft' THEN (stage = 'draft' OR (stage = 'unlabeled' AND {_HELD}))
+    WHEN :stage = 'unlabeled' THEN (stage = 'unlabeled' AND NOT {_HELD}) ELSE stage = :stage END)"""
+
 _Row = tuple[str, str, str, str, str, float | None]  #: id, path, kind, ext, info, score
 
 
@@ -66,7 +76,9 @@ class ImageLists:
             rows = _by_score(connection, query) if query.score else _by_id(connection, query)
             more, rows = len(rows) > query.limit, rows[: query.limit]
             tags = _tags(connection, [row[0] for row in rows])
-        listed = tuple(self._listed(row, tags.get(row[0], [])) for row in rows)
+            sides = sides_in(connection, [row[0] for row in rows])
+            works = works_in(connection, [row[0] for row in rows], time.time())
+        listed = tuple(self._listed(row, tags.get(row[0], []), sides.get(row[0]), works.get(row[0])) for row in rows)
         if not more:
             return ImagePage(listed)
         last = rows[-1]
@@ -116,31 +128,41 @@ class ImageLists:
             infos = [connection.execute("SELECT info FROM images WHERE id = ?", (i,)).fetchone()[0] for i in chosen]
         return [(image_id, load_object(info)) for image_id, info in zip(chosen, infos, strict=True)]
 
-    def _listed(self, row: _Row, tags: list[str]) -> ListedImage:
+    def _listed(self, row: _Row, tags: list[str], side: ImageSide | None, work: ImageWork | None) -> ListedImage:
         image_id, path, kind, ext, info, score = row
         record = ImageRecord(ImageId(image_id), ImageKind(kind), ext, f"{self._prefix}{path}", load_object(info))
-        return ListedImage(record, tuple(tags), score)
+        return ListedImage(record, tuple(tags), score, side, work)
 
 
 def _by_id(connection: sqlite3.Connection, query: ImageQuery) -> list[_Row]:
     waiting = query.state is LabelState.UNLABELED and query.tag == FINAL
     source, condition = _WAITING if waiting else _BY_ID[query.state]
+    condition = f"{condition} AND {_STAGE}" if query.stage is not None else condition
     column = "image_id" if query.state is LabelState.LABELED else "id"
     columns = ", ".join(f"images.{name}" for name in _COLUMNS.split(", "))
     return connection.execute(
         f"SELECT {columns}, NULL FROM {source} WHERE {condition} AND {column} > :after ORDER BY {column} LIMIT :limit",
-        {"tag": query.tag, "after": query.after, "limit": query.limit + 1},
+        {"tag": query.tag, "after": query.after, "limit": query.limit + 1, **_staged(query)},
     ).fetchall()
 
 
 def _by_score(connection: sqlite3.Connection, query: ImageQuery) -> list[_Row]:
     halves, condition = (_BY_SCORE_FINAL if query.tag == FINAL else _BY_SCORE)[query.state]
+    condition = f"{condition} AND {_STAGE}" if query.stage is not None else condition
     after = _place(query)
     rows = [
         row
         for waiting in halves
         for row in _range(
-            connection, query.score, waiting, condition, query.tag, after, query.highest_first, query.limit + 1
+            connection,
+            query.score,
+            waiting,
+            condition,
+            query.tag,
+            after,
+            query.highest_first,
+            query.limit + 1,
+            _staged(query),
         )
     ]
     sign = -1.0 if query.highest_first else 1.0
@@ -156,6 +178,7 @@ def _range(
     after: tuple[float, str],
     highest_first: bool,
     limit: int,
+    staged: dict[str, str | float] | None = None,
 ) -> list[_Row]:
     """Rows with the score `key` behind `after`, along one half of the index ``scores_by_value``."""
     compare, order = ("<", "DESC") if highest_first else (">", "ASC")
@@ -165,8 +188,20 @@ def _range(
         f"WHERE key = :key AND scores.waiting = :waiting AND value {compare}= :value "
         f"AND (value {compare} :value OR scores.image_id > :id) AND {condition} "
         f"ORDER BY value {order}, scores.image_id LIMIT :limit",
-        {"key": key, "waiting": waiting, "value": after[0], "id": after[1], "tag": tag, "limit": limit},
+        {
+            "key": key,
+            "waiting": waiting,
+            "value": after[0],
+            "id": after[1],
+            "tag": tag,
+            "limit": limit,
+            **(staged or {}),
+        },
     ).fetchall()
+
+
+def _staged(query: ImageQuery) -> dict[str, str | float]:
+    return {} if query.stage is None else {"stage": query.stage.value, "now": time.time()}
 
 
 def _place(query: ImageQuery) -> tuple[float, str]:

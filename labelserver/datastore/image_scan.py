@@ -204,7 +204,7 @@ class ImageScan:
         for place, now_seen in seen.items():
             row = rows.get(place)
             same = row is not None and (row.size_bytes, row.mtime_ns) == (now_seen.size_bytes, now_seen.mtime_ns)
-            if row is not None and same and (row.state == "present" or (row.state == "removed" and self._read_only)):
+            if row is not None and same and (row.state == "present" or self._stays_removed(row, place)):
                 continue
             fresh.append((place, now_seen, row))
         with_headers = len(fresh) <= _HEADERS_READ
@@ -222,6 +222,11 @@ class ImageScan:
             (place, row.image_id) for place, row in rows.items() if row.state == "present" and place not in seen
         )
         return changes
+
+    def _stays_removed(self, row: _Row, place: Place) -> bool:
+        """A removal moves nothing out of read-only studies and linked folders, so a file there is no new one."""
+        file = self._layout.images / place[0] / "slice" if place[1] else self._layout.images / place[0]
+        return row.state == "removed" and (self._read_only or self._layout.is_behind_link(file))
 
     def _unfit(self, place: Place, seen: _Seen, *, with_headers: bool) -> str:
         """Why a file is no image, as a sentence; "" if nothing speaks against it."""

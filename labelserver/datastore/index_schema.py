@@ -7,7 +7,9 @@ A label is `active` until it is removed, and `shown` while its image is present 
 
 from __future__ import annotations
 
-VERSION = 3
+from labelserver.datastore import work_schema
+
+VERSION = 5
 
 _TRIGGERS = """
 CREATE TRIGGER image_state_shows_labels AFTER UPDATE OF state ON images WHEN NEW.state <> OLD.state BEGIN
@@ -31,6 +33,26 @@ WHEN NEW.tag = 'final' AND NEW.shown <> OLD.shown BEGIN
 END;
 """
 
+_SIDES = """
+CREATE TABLE sides (                       -- what each image is for; a row is never changed but by what `sides.py` says
+    number INTEGER PRIMARY KEY,            -- the order in which images were first seen
+    image_id TEXT NOT NULL UNIQUE,
+    subject TEXT NOT NULL,                 -- whose image it is, hashed with the project's key
+    side TEXT NOT NULL,
+    content TEXT                           -- hash of the voxels; NULL: not read yet; '-': cannot be read
+);
+CREATE INDEX sides_by_subject ON sides (subject, side);
+CREATE INDEX sides_by_content ON sides (content) WHERE content IS NOT NULL;
+CREATE TABLE unsided (number INTEGER PRIMARY KEY, image_id TEXT NOT NULL UNIQUE);  -- images that have no row there yet
+CREATE TRIGGER image_added_has_no_side AFTER INSERT ON images BEGIN
+    INSERT OR IGNORE INTO unsided (image_id) VALUES (NEW.id);
+END;
+CREATE TRIGGER image_replaced_was_not_read AFTER UPDATE OF size_bytes, mtime_ns ON images
+WHEN NEW.size_bytes <> OLD.size_bytes OR NEW.mtime_ns <> OLD.mtime_ns BEGIN
+    UPDATE sides SET content = NULL WHERE image_id = NEW.id;
+END;
+"""
+
 UPGRADES: dict[int, str] = {
     1: "CREATE INDEX audit_by_image ON audit (image_id, tag, revision)",
     2: """
@@ -43,6 +65,8 @@ UPDATE images SET waiting = 1 WHERE state = 'present' AND NOT EXISTS (
 CREATE INDEX images_waiting ON images (id) WHERE waiting = 1;
 """  # noqa: S608  constants
     + _TRIGGERS,
+    3: _SIDES + "INSERT INTO unsided (image_id) SELECT id FROM images ORDER BY added_ts, id",  # noqa: S608  constants
+    4: work_schema.UPGRADE,
 }
 
 TABLES = (
@@ -119,16 +143,6 @@ CREATE TABLE scores (
 ) WITHOUT ROWID;
 CREATE INDEX scores_by_value ON scores (key, waiting, value DESC, image_id);
 
-CREATE TABLE leases (
-    image_id TEXT PRIMARY KEY,
-    token TEXT NOT NULL UNIQUE,
-    holder TEXT NOT NULL,
-    strategy TEXT NOT NULL DEFAULT '',
-    granted_ts REAL NOT NULL,
-    until_ts REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX leases_by_end ON leases (until_ts);
-
 CREATE TABLE reviews (
     number INTEGER PRIMARY KEY,
     image_id TEXT NOT NULL,
@@ -140,16 +154,6 @@ CREATE TABLE reviews (
     created_ts REAL NOT NULL
 );
 CREATE INDEX reviews_by_label ON reviews (image_id, tag, revision);
-
-CREATE TABLE time_log (
-    number INTEGER PRIMARY KEY,
-    image_id TEXT NOT NULL,
-    person TEXT NOT NULL,
-    activity TEXT NOT NULL,
-    started_ts REAL NOT NULL,
-    duration_s REAL NOT NULL
-);
-CREATE INDEX time_log_by_image ON time_log (image_id);
 
 CREATE TABLE audit (                       -- append-only; hash covers the row and the hash before it
     number INTEGER PRIMARY KEY,
@@ -173,4 +177,6 @@ CREATE TABLE problems (
 ) WITHOUT ROWID;
 """
     + _TRIGGERS
+    + _SIDES
+    + work_schema.WORK
 )

@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labelserver.datastore import revision_files
+from labelserver.datastore.annotating import stored_mask
 from labelserver.datastore.catalog import meta
 from labelserver.datastore.image_rows import image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.label_rows import label_row, revision_of
-from labelserver.datastore.layout import Layout, revision_name
+from labelserver.datastore.layout import Layout, region_name, revision_name
 from labelserver.datastore.revision_walk import walk_revisions
+from labelserver.datastore.side_files import SideFiles
+from labelserver.domain.errors import StoredDataInvalid
 from labelserver.domain.labels import Revision, StoreProblem
 from labelserver.storage import atomic
 from labelserver.storage.checksums import sha256_of
@@ -37,17 +40,20 @@ class Keeper:
     def __init__(self, layout: Layout, index: Index) -> None:
         self._layout = layout
         self._index = index
+        self._side_files = SideFiles(layout, index)
 
     def look(self) -> list[StoreProblem]:
         """Look at all revisions and backups; what was found replaces what an earlier look found. Raises `DiskFull`."""
         began = time.time()
         with self._index.reading() as connection:
             since = float(meta(connection, _LOOKED) or 0.0)
-        problems = list(self._backups())
-        for image_id, tag, number, ext, _, size, created in walk_revisions(self._index):
+        problems = [*self._backups(), *self._side_files.look()]
+        for image_id, tag, number, ext, _, size, created, masked in walk_revisions(self._index):
             folder = self._layout.revisions_of(image_id, tag)
-            if _suspect(folder / revision_name(number, ext), created, since, size) or _suspect(
-                folder / f"{number}.json", created, since, None
+            if (
+                _suspect(folder / revision_name(number, ext), created, since, size)
+                or _suspect(folder / f"{number}.json", created, since, None)
+                or (masked and _suspect(folder / region_name(number), created, since, None))
             ):
                 problems.extend(self._check(image_id, tag, number))
         self._note(problems, began)
@@ -67,9 +73,15 @@ class Keeper:
             if reason:
                 path = self._layout.revisions_of(image_id, tag) / f"{number}.json"
                 yield StoreProblem(self._layout.below_studies(path), reason)
+            try:
+                stored_mask(self._layout, revision)
+            except StoredDataInvalid as error:
+                path = self._layout.revisions_of(image_id, tag) / region_name(number)
+                self._set_aside(path)
+                yield StoreProblem(self._layout.below_studies(path), f"{error.message} No training uses this label.")
 
     def _check_voxels(self, revision: Revision) -> str:
-        path = self._layout.revision_file(revision.image_id, revision.tag, revision.number, revision.ext)
+        path = self._layout.file_of(revision)
         if path.is_file() and sha256_of(path) == revision.sha256:
             return ""
         missing = not path.is_file()

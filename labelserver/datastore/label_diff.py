@@ -1,12 +1,14 @@
 """Compare two revisions of a label, voxel by voxel and label by label.
 
 Flat maps are compared slab by slab, so that memory stays small. Segmentation files are compared segment by segment,
-because their layers may overlap; a segment is known by the schema value that its revision recorded.
+because their layers may overlap; a segment is known by the schema value that its revision recorded. What one of the
+revisions did not annotate, in space or of the labels, is not compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from labelserver.domain.diffs import Ijk, LabelDiff, ValueDiff
 from labelserver.domain.errors import GridsDiffer, UnsupportedFormat
 from labelserver.domain.labels import Revision
+from labelserver.domain.region_masks import RegionMask
 from labelserver.domain.schema import LabelSchema, generic_name
 from labelserver.imaging.formats import has_voxels
 from labelserver.imaging.seg_nrrd import read_seg_nrrd
@@ -27,7 +30,29 @@ _SLAB_VOXELS = 1 << 20
 Masks = dict[int, NDArray[np.bool_]]  #: stored value -> (I, J, K)
 
 
-def diff_files(before: tuple[Revision, Path], after: tuple[Revision, Path], schema: LabelSchema) -> LabelDiff:
+@dataclass(frozen=True, slots=True, eq=False)
+class Compared:
+    """What two revisions can be compared in. None: everything."""
+
+    region: RegionMask | None = None
+    left_out: frozenset[int] = frozenset()  #: stored values
+
+
+def comparable(
+    before: Revision, after: Revision, regions: tuple[RegionMask | None, ...], schema: LabelSchema
+) -> Compared:
+    """What both annotated. `regions`: of each, None for the whole image."""
+    sets = [set(r.annotation.labels) for r in (before, after) if r.annotation.labels is not None]
+    left_out = {e.value for e in schema.entries if any(e.id not in labels for labels in sets)}
+    masks = [region for region in regions if region is not None]
+    if len({mask.shape for mask in masks}) > 1:
+        raise GridsDiffer("The image was replaced between the revisions, so they cannot be compared.")
+    return Compared(np.logical_and.reduce(masks) if masks else None, frozenset(left_out))
+
+
+def diff_files(
+    before: tuple[Revision, Path], after: tuple[Revision, Path], schema: LabelSchema, within: Compared
+) -> LabelDiff:
     """What changed from one stored revision to another of the same image and tag.
 
     Raises:
@@ -37,14 +62,29 @@ def diff_files(before: tuple[Revision, Path], after: tuple[Revision, Path], sche
     for revision, _ in (before, after):
         if not has_voxels(revision.ext):
             raise UnsupportedFormat(f"Revision {revision.number} is a {revision.ext} file without voxels to compare.")
-    if any(_layered(*side) for side in (before, after)):
-        return _diff_masks(before[0].number, after[0].number, masks_of(*before), masks_of(*after), schema)
-    return _diff_maps(before[0].number, after[0].number, _flat(*before), _flat(*after), schema)
+    numbers = before[0].number, after[0].number
+    if any(is_layered(*side) for side in (before, after)):
+        masks = [_within(masks_of(*side), within) for side in (before, after)]
+        found = _diff_masks(*numbers, masks[0], masks[1], schema)
+    else:
+        found = _diff_maps(*numbers, _flat(*before), _flat(*after), schema, within)
+    names = tuple(entry.name for entry in schema.entries if entry.value in within.left_out)
+    voxels = None if within.region is None else int(within.region.sum())
+    return replace(found, compared_voxels=voxels, not_compared=names)
+
+
+def _within(masks: Masks, within: Compared) -> Masks:
+    kept = {value: mask for value, mask in masks.items() if value not in within.left_out}
+    if within.region is None:
+        return kept
+    for mask in kept.values():
+        _check_shapes(mask, within.region)
+    return {value: mask & within.region for value, mask in kept.items()}
 
 
 def masks_of(revision: Revision, file: Path) -> Masks:
     """One mask per stored value; of overlapping segments each is whole."""
-    if not _layered(revision, file):
+    if not is_layered(revision, file):
         voxels = _flat(revision, file)
         return {int(value): voxels == value for value in np.unique(voxels) if value}
     segments = read_seg_nrrd(file)
@@ -67,7 +107,8 @@ def layer_values(revision: Revision) -> dict[tuple[int, int], int]:
     }
 
 
-def _layered(revision: Revision, file: Path) -> bool:
+def is_layered(revision: Revision, file: Path) -> bool:
+    """Has the file several layers, so that segments may overlap?"""
     return revision.ext.lower() == ".seg.nrrd" and len(read_seg_nrrd(file).layers) > 1
 
 
@@ -78,15 +119,24 @@ def _flat(revision: Revision, file: Path) -> NDArray[Any]:
     return read_volume(file).voxels
 
 
-def _diff_maps(first: int, second: int, before: NDArray[Any], after: NDArray[Any], schema: LabelSchema) -> LabelDiff:
+def _diff_maps(
+    first: int, second: int, before: NDArray[Any], after: NDArray[Any], schema: LabelSchema, within: Compared
+) -> LabelDiff:
     _check_shapes(before, after)
+    if within.region is not None:
+        _check_shapes(before, within.region)
+    shown = np.arange(_VALUES)
+    shown[list(within.left_out)] = 0
     sizes = np.zeros((4, _VALUES), np.int64)  # before, after, added, removed
     low, high = [_VALUES] * 3, [-1] * 3
     changed = 0
     slab = max(1, _SLAB_VOXELS // (before.shape[0] * before.shape[1]))
     for begin in range(0, before.shape[2], slab):
-        old = before[..., begin : begin + slab].astype(np.int64)
-        new = after[..., begin : begin + slab].astype(np.int64)
+        old = shown[before[..., begin : begin + slab].astype(np.int64)]
+        new = shown[after[..., begin : begin + slab].astype(np.int64)]
+        if within.region is not None:
+            inside = within.region[..., begin : begin + slab]
+            old, new = old * inside, new * inside
         sizes[0] += np.bincount(old.ravel(), minlength=_VALUES)
         sizes[1] += np.bincount(new.ravel(), minlength=_VALUES)
         differs = old != new

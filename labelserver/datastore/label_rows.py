@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 from labelserver.datastore.plain_json import dump, load_object
 from labelserver.domain.ids import ImageId, Tag
@@ -17,8 +18,7 @@ class Placing(IntEnum):
     """How sure it is that the file below ``labels/`` is the current revision."""
 
     SETTLED = 0  #: it is; if it is missing now, somebody deleted it
-    PROMISED = 1  #: the revision is accepted, its copy may not be there yet
-    FRESH = 2  #: it was put there, and a power cut might still undo that
+    PROMISED = 1  #: it is put there right after the commit: a file of the row's size and time shows that it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +130,26 @@ def put_label(connection: sqlite3.Connection, row: LabelRow) -> None:
 SETTLED_AFTER_S = 60.0
 
 
-def settle(connection: sqlite3.Connection, now: float) -> None:
-    """Copies that were put in place long enough ago are believed to be there for good."""
-    connection.execute(
-        "UPDATE labels SET pending = ? WHERE pending = ? AND mtime_ns < ?",
-        (Placing.SETTLED, Placing.FRESH, int((now - SETTLED_AFTER_S) * 1e9)),
-    )
+def settle(connection: sqlite3.Connection, labels: Path, now: float) -> None:
+    """Copies below `labels` that were put in place long enough ago are believed to be there for good."""
+    rows = connection.execute(
+        "SELECT tag, file, size_bytes, mtime_ns, image_id FROM labels WHERE pending <> 0 AND mtime_ns < ?",
+        (int((now - SETTLED_AFTER_S) * 1e9),),
+    ).fetchall()
+    for tag, file, size_bytes, mtime_ns, image_id in rows:
+        if is_copy_of(labels / tag / file, size_bytes, mtime_ns):
+            connection.execute(
+                "UPDATE labels SET pending = ? WHERE image_id = ? AND tag = ?", (Placing.SETTLED, image_id, tag)
+            )
+
+
+def is_copy_of(path: Path, size_bytes: int, mtime_ns: int) -> bool:
+    """Is the file at `path` the one whose size and time a row notes?"""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (size_bytes, mtime_ns)
 
 
 def newest_number(connection: sqlite3.Connection, image_id: str, tag: str) -> int:
@@ -152,7 +166,7 @@ def _as_label(row: tuple[object, ...]) -> LabelRow:
         Tag(str(tag)),
         int(str(current)),
         bool(active),
-        Placing(int(str(pending))),
+        Placing.PROMISED if pending else Placing.SETTLED,
         str(file),
         str(ext),
         int(str(size_bytes)),

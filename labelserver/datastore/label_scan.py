@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ from labelserver.datastore.label_rows import (
     Placing,
     all_label_rows,
     insert_revision,
+    is_copy_of,
     label_row,
     label_row_of_file,
     newest_number,
@@ -39,8 +41,10 @@ from labelserver.datastore.label_rows import (
     settle,
 )
 from labelserver.datastore.labels import Labels, imported
+from labelserver.datastore.late_check import FROM_START, UNCHECKED
 from labelserver.datastore.layout import Layout
 from labelserver.datastore.scanning import walk_files
+from labelserver.domain.annotation import INFO_KEY
 from labelserver.domain.errors import ImageNotFound, InvalidId, LabelServerError, Refused, StorageFailed, UnreadableFile
 from labelserver.domain.ids import Tag, parse_tag
 from labelserver.domain.json_types import JsonObject
@@ -103,7 +107,7 @@ class LabelScan:
         for place, row in active.items():
             if place not in present:
                 with _told(self._layout.below_studies(self._layout.labels / place[0] / place[1]), problems):
-                    self._missing(row, restore=restore_all or row.placing is not Placing.SETTLED)
+                    self._missing(row, restore=restore_all or row.placing is Placing.PROMISED)
         self._finish(problems)
 
     def files(self, paths: Iterable[Path]) -> set[Path]:
@@ -111,30 +115,30 @@ class LabelScan:
         unfinished: set[Path] = set()
         if self._layout.labels is None:
             return unfinished
+        places: dict[LabelPlace, Path] = {}
         for path in paths:
             parts = path.relative_to(self._layout.labels).parts
-            if len(parts) < 2 or any(part.startswith(".") for part in parts):
-                continue
-            place = (parts[0], "/".join(parts[1:]))
+            if len(parts) >= 2 and not any(part.startswith(".") for part in parts):
+                places[parts[0], "/".join(parts[1:])] = path
+        with self._index.reading() as connection:
+            rows = {place: label_row_of_file(connection, *place) for place in places}
+            noted = {path for (path,) in connection.execute("SELECT path FROM problems WHERE origin = 'labels'")}
+        for place, path in places.items():
             problems: list[StoreProblem] = []
-            if path.is_file():
-                status = path.stat()
-                file = _File(place, path, status.st_size, status.st_mtime_ns)
-                with self._index.reading() as connection:
-                    row = label_row_of_file(connection, *place)
-                if not _untouched(file, row if row is not None and row.active else None):
+            row = found if (found := rows[place]) is not None and found.active else None
+            file = _file_at(place, path)
+            if file is None:
+                if row is not None:
                     with _told(self._layout.below_studies(path), problems):
-                        found, again = self._look(file, LabelSource.OUTSIDE_EDIT, None, patient=True)
-                        problems.extend(found)
-                        if again:
-                            unfinished.add(path)
-            else:
-                with self._index.reading() as connection:
-                    row = label_row_of_file(connection, *place)
-                if row is not None and row.active:
-                    with _told(self._layout.below_studies(path), problems):
-                        self._missing(row, restore=row.placing is Placing.PROMISED)
-            self._note(path, problems)
+                        self._missing(row, restore=False)
+            elif not _untouched(file, row):
+                with _told(self._layout.below_studies(path), problems):
+                    told, again = self._look(file, LabelSource.OUTSIDE_EDIT, None, patient=True)
+                    problems.extend(told)
+                    if again:
+                        unfinished.add(path)
+            if problems or self._layout.below_studies(path) in noted:
+                self._note(path, problems)
         return unfinished
 
     def _walk(self, root: Path, problems: list[StoreProblem]) -> list[_File]:
@@ -198,7 +202,7 @@ class LabelScan:
             elif current.sha256 == digest:
                 self._note_file(replace(row, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns))
             else:
-                self._labels.show_again(row)
+                self._labels.copies.show_again(row)
             return
         if row is not None and not row.active and known and known[-1].sha256 == digest and ours:
             revision_files.unmark_removed(self._layout, image_id, tag, row.current)
@@ -226,7 +230,7 @@ class LabelScan:
             kept = self._layout.quarantine / f"{time.time_ns()}-{file.path.name[-100:]}"
             atomic.move_file(file.path, kept)
             if row.file == file.place[1]:
-                self._labels.show_again(row)
+                self._labels.copies.show_again(row)
         return StoreProblem(
             name, f"Another program changed this label to something else ({error.message}) It was set aside."
         )
@@ -237,15 +241,19 @@ class LabelScan:
                 now = label_row(connection, row.image_id, row.tag)
             if now is None or not now.active or now.file != row.file or now.current != row.current:
                 return
-            if (self._labels.tag_folder(now.tag) / now.file).exists():
+            path = self._layout.tag_folder(now.tag) / now.file
+            if path.exists():
                 return
-            if restore or now.placing is Placing.PROMISED:
-                self._labels.show_again(now)
+            if restore or _was_kept_back(now, path.parent):
+                self._labels.copies.show_again(now)
             else:
                 self._labels.withdraw(now)
 
     def _import_many(self, files: list[_File], infos: PeerInfos) -> set[LabelPlace]:
-        """Store first revisions of labels that lie on their image's grid; what needs more care is left to `_look`."""
+        """Store first revisions of labels that lie on their image's grid; what needs more care is left to `_look`.
+
+        Only headers are read; `late_check.py` reads the voxels afterwards.
+        """
         taken: list[tuple[Revision, LabelRow]] = []
         seen: set[tuple[str, str]] = set()
         done: set[LabelPlace] = set()
@@ -266,6 +274,7 @@ class LabelScan:
                         insert_revision(connection, revision)
                         put_label(connection, row)
                         audit.record(connection, audit.saved(self._layout, revision))
+                connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (UNCHECKED, FROM_START))
         return done
 
     def _import_one(self, image: ImageRow, file: _File, info: JsonObject | None) -> tuple[Revision, LabelRow] | None:
@@ -284,7 +293,7 @@ class LabelScan:
                 if not alike:
                     return None
             schema_version = self._labels.stored_as_told(info or {})
-            if schema_version is None:
+            if schema_version is None or INFO_KEY in (info or {}):
                 return None
             revision = Revision(
                 image_id=image.record.image_id,
@@ -335,11 +344,12 @@ class LabelScan:
     def _finish(self, problems: list[StoreProblem]) -> None:
         with self._index.reading() as connection:
             noted = connection.execute("SELECT path, reason FROM problems WHERE origin = 'labels'").fetchall()
-            fresh = connection.execute("SELECT 1 FROM labels WHERE pending = ?", (Placing.FRESH,)).fetchone()
-        if sorted(noted) == sorted((p.path, p.reason) for p in problems) and fresh is None:
+            promised = connection.execute("SELECT 1 FROM labels WHERE pending <> 0 LIMIT 1").fetchone()
+        if sorted(noted) == sorted((p.path, p.reason) for p in problems) and promised is None:
             return
         with self._index.writing() as connection:
-            settle(connection, time.time())
+            if self._layout.labels is not None:
+                settle(connection, self._layout.labels, time.time())
             connection.execute("DELETE FROM problems WHERE origin = 'labels'")
             connection.executemany(
                 "INSERT OR REPLACE INTO problems (path, origin, reason) VALUES (?, 'labels', ?)",
@@ -347,15 +357,10 @@ class LabelScan:
             )
 
     def _note(self, path: Path, problems: list[StoreProblem]) -> None:
-        name = self._layout.below_studies(path)
-        with self._index.reading() as connection:
-            noted = connection.execute(
-                "SELECT 1 FROM problems WHERE origin = 'labels' AND path = ?", (name,)
-            ).fetchone()
-        if not problems and noted is None:
-            return
         with self._index.writing() as connection:
-            connection.execute("DELETE FROM problems WHERE origin = 'labels' AND path = ?", (name,))
+            connection.execute(
+                "DELETE FROM problems WHERE origin = 'labels' AND path = ?", (self._layout.below_studies(path),)
+            )
             connection.executemany(
                 "INSERT OR REPLACE INTO problems (path, origin, reason) VALUES (?, 'labels', ?)",
                 [(p.path, p.reason) for p in problems],
@@ -386,12 +391,24 @@ def _stable_copy(path: Path, ext: str, spool: Path) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
+def _file_at(place: LabelPlace, path: Path) -> _File | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return _File(place, path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
 def _untouched(file: _File, row: LabelRow | None) -> bool:
-    return (
-        row is not None
-        and row.placing is not Placing.PROMISED
-        and (row.size_bytes, row.mtime_ns) == (file.size_bytes, file.mtime_ns)
-    )
+    return row is not None and (row.size_bytes, row.mtime_ns) == (file.size_bytes, file.mtime_ns)
+
+
+def _was_kept_back(row: LabelRow, folder: Path) -> bool:
+    """Did a crash leave the promised copy beside its place? Then nobody deleted it."""
+    if row.placing is not Placing.PROMISED:
+        return False
+    beside = folder.glob(f"{atomic.TEMPORARY_PREFIX}*")
+    return any(is_copy_of(path, row.size_bytes, row.mtime_ns) for path in beside)
 
 
 def _in_order(files: list[_File], infos: PeerInfos | None) -> list[_File]:

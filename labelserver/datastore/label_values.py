@@ -12,7 +12,7 @@ Clients number their segments as they like. What a voxel value means is decided 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from labelserver.domain.schema import (
     BACKGROUND,
     MAX_VALUE,
     MAX_VALUE_8_BIT,
+    NOT_ANNOTATED,
     LabelSchema,
     NamedSegment,
     SchemaEntry,
@@ -52,15 +53,20 @@ class Assignment:
     changes: dict[int, int]
     note: JsonObject
     schema_version: int
+    blank: bool = False  #: the value 255 of the upload means "not annotated"
 
 
 class Assigner:
     """Assigns the values of one upload by the project's schema."""
 
-    def __init__(self, project: Project, info: Mapping[str, JsonValue], numbering: Numbering) -> None:
+    def __init__(
+        self, project: Project, info: Mapping[str, JsonValue], numbering: Numbering, *, voxels_255: bool = False
+    ) -> None:
+        """`voxels_255`: the value 255, unless it has a name, means "not annotated"."""
         self._project = project
         self._info = info
         self._numbering = numbering
+        self._voxels_255 = voxels_255
 
     def without_voxels(self) -> Assignment:
         """For labels that are no voxels."""
@@ -72,6 +78,13 @@ class Assigner:
         Raises:
             UnknownLabelName: the schema is strict and does not know a name or value.
         """
+        if self._voxels_255 and NOT_ANNOTATED in present:
+            named = recorded_segments(self._info) or named_segments(self._info) or []
+            if all(segment.value != NOT_ANNOTATED for segment in named):
+                return _with_blank(self._for_drawn(present - {NOT_ANNOTATED}), present)
+        return self._for_drawn(present)
+
+    def _for_drawn(self, present: frozenset[int]) -> Assignment:
         recorded = recorded_segments(self._info)
         if recorded is not None:
             return self._by_name(present, recorded, trusted=True)
@@ -86,6 +99,9 @@ class Assigner:
 
     def for_segments(self, segments: Sequence[NamedSegment], present: frozenset[int]) -> Assignment:
         """For a segmentation file with one layer; `segments` name their voxel value."""
+        if self._voxels_255 and NOT_ANNOTATED in present and all(s.value != NOT_ANNOTATED for s in segments):
+            drawn = self._by_name(present - {NOT_ANNOTATED}, list(segments), trusted=True)
+            return _with_blank(drawn, present)
         return self._by_name(present, list(segments), trusted=True)
 
     def for_layers(self, segments: Sequence[tuple[NamedSegment, int]]) -> Assignment:
@@ -96,6 +112,11 @@ class Assigner:
             for (segment, layer), entry in zip(segments, entries, strict=True)
         ]
         return Assignment({}, {"segments": told}, schema.version)
+
+    def ids_of(self, labels: Sequence[str]) -> tuple[tuple[str, ...], int]:
+        """The schema's ids of these names or ids, and its version. Raises `UnknownLabelName`."""
+        schema, entries = self._project.resolve([NamedSegment(label, label) for label in labels])
+        return tuple(dict.fromkeys(entry.id for entry in entries)), schema.version
 
     def _by_name(self, present: frozenset[int], named: list[NamedSegment], *, trusted: bool = False) -> Assignment:
         segments = _numbered(present, named, trusted=trusted)
@@ -140,6 +161,13 @@ class Assigner:
         if entries is not None:
             note["segments"] = [_told(entry) for entry in {entry.id: entry for entry in entries}.values()]
         return Assignment(changes, note, schema.version)
+
+
+def _with_blank(drawn: Assignment, present: Iterable[int]) -> Assignment:
+    """The assignment of what was drawn, with the voxels that nobody looked at as background."""
+    mapping = {str(v): drawn.changes.get(v, v) for v in sorted(present)} | {str(NOT_ANNOTATED): 0}
+    changes = {**drawn.changes, NOT_ANNOTATED: 0}
+    return replace(drawn, changes=changes, note={**drawn.note, "mapping": dict(mapping)}, blank=True)
 
 
 def _told(entry: SchemaEntry) -> JsonObject:

@@ -4,11 +4,11 @@ Order of a save, all under the image's lock (which orders the savers of all thre
 
 1. the revision's file and its JSON are written beside, synced, renamed, the folder synced;
 2. the copy for ``labels/<tag>/`` is written beside;
-3. the index commits: **that commit is the acceptance**; the row says `PROMISED`;
-4. the copy is renamed into place, which is noted without waiting for the disk.
+3. the index commits: **that commit is the acceptance**; the row says `PROMISED` and tells the copy's size and time;
+4. the copy is renamed into place. Nothing is noted then: a file of that size and time shows that it was.
 
-A crash before 3 leaves files that nobody was promised; between 3 and 4 it leaves a promised copy, which the next look
-at the folder (`label_scan.py`) makes from the revision.
+A crash before 3 leaves files that nobody was promised; between 3 and 4 it leaves a promised copy, which whoever asks
+for the label, or the next look at the folder (`label_scan.py`), makes from the revision.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from labelserver.datastore import audit, revision_files
+from labelserver.datastore.annotating import recorded_part, stored_mask
 from labelserver.datastore.image_rows import ImageFiles, ImageRow, present_image
 from labelserver.datastore.index import Index
 from labelserver.datastore.label_check import CHECK_NOTES, CheckedLabel, check_label
+from labelserver.datastore.label_copies import LabelCopies
 from labelserver.datastore.label_rows import (
     LabelRow,
     Placing,
@@ -35,16 +37,14 @@ from labelserver.datastore.label_rows import (
     newest_number,
     put_label,
     revision_of,
-    settle,
 )
 from labelserver.datastore.label_values import Assigner, stored_as_told
 from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump
 from labelserver.datastore.project import Project
+from labelserver.domain.annotation import INFO_KEY, AnnotatedPart
 from labelserver.domain.errors import (
-    DiskFull,
     ImageNotFound,
-    InvalidSetting,
     LabelChanged,
     LabelNotFound,
     LabelServerError,
@@ -54,7 +54,7 @@ from labelserver.domain.ids import ImageId, Tag, folder_key
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import ANY_LABEL, Expected, LabelSource, Numbering, Provenance, Revision
 from labelserver.storage import atomic
-from labelserver.storage.atomic import storage_errors
+from labelserver.storage.atomic import Taken, storage_errors
 from labelserver.storage.checksums import sha256_of
 from labelserver.storage.locks import exclusive
 
@@ -68,6 +68,8 @@ class SaveOptions:
     expected: Expected
     numbering: Numbering
     floats: bool
+    annotated: AnnotatedPart | None = None
+    take: bool = False
 
 
 class Labels:
@@ -78,6 +80,9 @@ class Labels:
         self._index = index
         self._images = images
         self._project = project
+        self.copies = LabelCopies(layout, index)
+        #: called inside the transaction that accepts a label
+        self.on_accept: Callable[[sqlite3.Connection, Revision], None] = lambda connection, revision: None
 
     def accept(
         self,
@@ -88,21 +93,33 @@ class Labels:
         provenance: Provenance,
         info: JsonObject,
         options: SaveOptions,
+        take_up: Callable[[Path], None],
     ) -> Revision:
         """Check `file` and store it as the newest revision (see the module's docstring for the order).
 
-        `info` as the caller gives it; what was found out about the voxels is added (`CHECK_NOTES`).
+        `info` as the caller gives it; what was found out about the voxels is added (`CHECK_NOTES`). `take_up` is called
+        for a file in the label's place that another program has changed.
         """
-        self.tag_folder(tag)
+        self._layout.tag_folder(tag)
         with self._index.reading() as connection:
             image = present_image(connection, image_id)
-            check_expected(connection, image_id, tag, options.expected)
-        assigner = Assigner(self._project, info, options.numbering)
+            shown = label_row(connection, image_id, tag)
+        edited = self.copies.edited(shown)
+        if edited is not None:
+            take_up(edited)
+        if options.expected is not None:
+            with self._index.reading() as connection:
+                check_expected(connection, image_id, tag, options.expected)
+        part = options.annotated
+        blank = part is not None and part.voxels_255
+        assigner = Assigner(self._project, info, options.numbering, voxels_255=blank)
         grid, spool = self._images.grid(image), self._layout.spool
-        checked = check_label(file, ext, image.record.kind, grid, spool, assigner, floats=options.floats)
+        kind = image.record.kind
+        checked = check_label(file, ext, kind, grid, spool, assigner, floats=options.floats, annotated=part)
+        kept, take = _without_notes(info), options.take
         try:
             with self.locked(image_id):
-                return self._store(image, checked, ext, tag, provenance, _without_notes(info), options.expected)
+                return self._store(image, checked, ext, tag, provenance, kept, options.expected, take=take)
         finally:
             checked.discard()
 
@@ -121,10 +138,10 @@ class Labels:
                 old = revision_of(connection, image_id, tag, number)
             if old is None:
                 raise LabelNotFound(f"The label {tag!r} of {image_id!r} has no revision {number}.")
-            file = self.file_of(old)
+            file = self._layout.file_of(old)
             if not file.is_file() or sha256_of(file) != old.sha256:
                 raise StoredDataInvalid(f"The file of revision {number} is damaged or gone; it cannot be restored.")
-            stored = CheckedLabel(file, False, {}, old.schema_version)
+            stored = CheckedLabel(file, False, {}, old.schema_version, stored_mask(self._layout, old))
             return self._store(image, stored, old.ext, tag, provenance, {**old.info, "restored_from": number}, expected)
 
     @contextmanager
@@ -142,17 +159,20 @@ class Labels:
         provenance: Provenance,
         info: JsonObject,
         expected: Expected = None,
+        *,
+        take: bool = False,
     ) -> Revision:
-        """Store a checked file. The caller holds the image's lock."""
+        """Store a checked file; with `take`, it may be moved away. The caller holds the image's lock."""
         image_id, file = image.record.image_id, checked.file
-        folder = self.tag_folder(tag)
+        folder = self._layout.tag_folder(tag)
         with self._index.reading() as connection:
             before = label_row(connection, image_id, tag)
             newest = newest_number(connection, image_id, tag)
             name = label_name(image_id, ext)
-            holder = label_row_of_file(connection, tag, name)
-            if holder is not None and holder.image_id != image_id:  # "a" + ".seg.nrrd" and "a.seg" + ".nrrd"
-                name = f"{folder_key(image_id)}{ext}"
+            if before is None or before.file != name:
+                holder = label_row_of_file(connection, tag, name)
+                if holder is not None and holder.image_id != image_id:  # "a" + ".seg.nrrd" and "a.seg" + ".nrrd"
+                    name = f"{folder_key(image_id)}{ext}"
         now = time.time()
         with storage_errors("the label"):
             digest, size_bytes = sha256_of(file), file.stat().st_size
@@ -169,26 +189,28 @@ class Labels:
             schema_version=checked.schema_version,
             info={**info, **checked.note},
         )
-        revision_files.write(self._layout, revision, image.record, image.series, file)
+        content = Taken(file) if take or checked.temporary else file
+        description = revision_files.write(self._layout, revision, image.record, image.series, content, checked.mask)
         target = folder / name
         copy: Path | None = None
         try:
-            copy = atomic.copy_beside(self.file_of(revision), target)
+            copy = atomic.copy_beside(self._layout.file_of(revision), target, mtime_ns=time.time_ns())
             row = self._row_for(revision, name, copy)
             with self._index.writing() as connection:
                 present_image(connection, image_id)
                 check_expected(connection, image_id, tag, expected)
                 insert_revision(connection, revision)
                 put_label(connection, row)
-                settle(connection, now)
-                audit.record(connection, audit.saved(self._layout, revision))
+                self.on_accept(connection, revision)
+                self.copies.settle_now_and_then(connection)
+                audit.record(connection, audit.saved(self._layout, revision, description=description))
         except (LabelServerError, OSError, sqlite3.Error):
             if copy is not None:
                 copy.unlink(missing_ok=True)
             revision_files.discard(self._layout, revision)
             raise
         try:
-            self._show(row, before, copy)
+            self.copies.show(row, before, copy)
         except (LabelServerError, OSError) as error:
             logger.warning(
                 "the label is accepted; its copy below labels/ waits for the next look",
@@ -212,46 +234,20 @@ class Labels:
             info=info,
         )
 
-    def _show(self, row: LabelRow, before: LabelRow | None, copy: Path) -> None:
-        """Rename the prepared copy into place; a file of the same label with another extension goes."""
-        folder = self.tag_folder(row.tag)
-        try:
-            with storage_errors(row.file):
-                copy.replace(folder / row.file)
-                if before is not None and before.file != row.file:
-                    (folder / before.file).unlink(missing_ok=True)
-        finally:
-            copy.unlink(missing_ok=True)
-        with self._index.writing(relaxed=True) as connection:
-            connection.execute(
-                "UPDATE labels SET pending = ? WHERE image_id = ? AND tag = ? AND current = ?",
-                (Placing.FRESH, row.image_id, row.tag, row.current),
-            )
+    def remove(self, image_id: ImageId, tag: Tag, person: str = "", expected: Expected = None) -> None:
+        """Take the label out of ``labels/``; its revisions stay. Nothing happens if there is none.
 
-    def show_again(self, row: LabelRow) -> None:
-        """Put the current revision's bytes below ``labels/`` once more. The caller holds the image's lock."""
-        with self._index.reading() as connection:
-            revision = revision_of(connection, row.image_id, row.tag, row.current)
-        if revision is None:
-            raise LabelNotFound(f"Revision {row.current} of {row.image_id!r} under {row.tag!r} is not known.")
-        copy = atomic.copy_beside(self.file_of(revision), self.tag_folder(row.tag) / row.file)
-        status = copy.stat()
-        with self._index.writing() as connection:
-            put_label(
-                connection,
-                replace(row, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns, placing=Placing.PROMISED),
-            )
-        self._show(row, None, copy)
-
-    def remove(self, image_id: ImageId, tag: Tag, person: str = "") -> None:
-        """Take the label out of ``labels/``; its revisions stay. Nothing happens if there is none."""
+        Raises:
+            LabelChanged: as `expected` says.
+        """
         with self.locked(image_id):
             with self._index.reading() as connection:
+                check_expected(connection, image_id, tag, expected)
                 row = label_row(connection, image_id, tag)
             if row is not None and row.active:
                 self.withdraw(row, person)
                 with storage_errors(row.file):
-                    (self.tag_folder(tag) / row.file).unlink(missing_ok=True)
+                    (self._layout.tag_folder(tag) / row.file).unlink(missing_ok=True)
 
     def withdraw(self, row: LabelRow, person: str = "") -> None:
         """Mark the label removed, on disk beside its revisions and in the index. The caller holds the lock."""
@@ -272,18 +268,6 @@ class Labels:
             raise LabelNotFound(f"The image {image_id!r} has no label under the tag {tag!r}.")
         return revision
 
-    def file_of(self, revision: Revision) -> Path:
-        """The stored bytes of a revision."""
-        return self._layout.revision_file(revision.image_id, revision.tag, revision.number, revision.ext)
-
-    def tag_folder(self, tag: Tag) -> Path:
-        """``labels/<tag>``. Raises `InvalidSetting` where nothing may be written."""
-        if self._layout.labels is None:
-            raise InvalidSetting(
-                "The studies folder is read-only, so labels need another place: set LABELSERVER_LABELS_DIR."
-            )
-        return self._layout.labels / tag
-
     def update_info(self, image_id: ImageId, tag: Tag, info: JsonObject) -> None:
         """Shallow merge in one transaction. Raises `LabelNotFound`."""
         with self._index.writing() as connection:
@@ -294,47 +278,9 @@ class Labels:
                 "UPDATE labels SET info = ? WHERE image_id = ? AND tag = ?", (dump({**row.info, **info}), image_id, tag)
             )
 
-    def uri(self, image_id: str, tag: str) -> Path | None:
-        """The file below ``labels/``; None if there is no such label.
-
-        A copy that a crash or a full disk kept back is made now; where that fails, the revision itself is answered.
-        """
-        if self._layout.labels is None:
-            return None
-        with self._index.reading() as connection:
-            row = label_row(connection, image_id, tag)
-        if row is None or not row.active:
-            return None
-        path = self._layout.labels / tag / row.file
-        if row.placing is Placing.PROMISED:
-            with self.locked(image_id):
-                with self._index.reading() as connection:
-                    row = label_row(connection, image_id, tag)
-                if row is not None and row.active and row.placing is Placing.PROMISED:
-                    try:
-                        self.show_again(row)
-                    except DiskFull:
-                        return self._layout.revision_file(row.image_id, row.tag, row.current, row.ext)
-        return path if path.exists() else None
-
     def stored_as_told(self, info: JsonObject) -> int | None:
         """The schema's version if a label with this info surely holds its values; None if somebody must look."""
         return self._project.schema().version if stored_as_told(self._project, info) else None
-
-    def edited_file(self, image_id: ImageId, tag: Tag) -> Path | None:
-        """The file below ``labels/`` if it is not as we left it; None also if there is none."""
-        if self._layout.labels is None:
-            return None
-        with self._index.reading() as connection:
-            row = label_row(connection, image_id, tag)
-        if row is None or not row.active or row.placing is Placing.PROMISED:
-            return None
-        path = self._layout.labels / tag / row.file
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            return None
-        return None if (status.st_size, status.st_mtime_ns) == (row.size_bytes, row.mtime_ns) else path
 
     def image_of(self, image_id: str) -> ImageRow | None:
         """The present image, or None."""
@@ -350,14 +296,22 @@ class Labels:
         """Check and store what another program put below ``labels/``. The caller holds the image's lock.
 
         `info` is what the peer's index tells about it; without it, the label's info so far is kept, whose numbers are
-        those of an earlier upload and say nothing about this file: it holds the schema's values.
+        those of an earlier upload and say nothing about this file: it holds the schema's values. Which part of the
+        image is annotated stays as it was, because a label file cannot say so.
         """
         assigner = Assigner(self._project, info or {}, Numbering.SCHEMA)
-        checked = check_label(file, ext, image.record.kind, self._images.grid(image), self._layout.spool, assigner)
+        exported = self._layout.exported_region(tag, image.record.image_id)
+        part = recorded_part(info, exported) if info is not None else None
+        grid, spool = self._images.grid(image), self._layout.spool
+        checked = check_label(file, ext, image.record.kind, grid, spool, assigner, annotated=part)
         try:
             with self._index.reading() as connection:
                 row = label_row(connection, image.record.image_id, tag)
+                before = revision_of(connection, image.record.image_id, tag, row.current) if row is not None else None
             told = info if info is not None else (row.info if row is not None else {})
+            if info is None and before is not None and not before.annotation.is_complete:
+                note = {**checked.note, INFO_KEY: before.annotation.to_json()}
+                checked = replace(checked, note=note, mask=stored_mask(self._layout, before))
             kept = {k: v for k, v in _without_notes(told).items() if k not in ("ts", "name")}
             return self._store(image, checked, ext, tag, imported(info, source), kept)
         finally:
@@ -384,7 +338,7 @@ def check_expected(connection: sqlite3.Connection, image_id: ImageId, tag: Tag, 
     author = current.provenance.person or "somebody"
     raise LabelChanged(
         f"This label is at revision {current.number} by {author} of {when}, which is not the one you started from. "
-        "Fetch it, compare, and save again; your drawing was not stored.",
+        "Fetch it, compare, and try again; nothing was changed.",
         number=current.number,
         author=current.provenance.person,
         time=when,

@@ -13,10 +13,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from labelserver.domain.errors import StoredDataInvalid
+from labelserver.domain.errors import InvalidSetting, StoredDataInvalid
 from labelserver.domain.ids import ImageId, Tag, folder_key
+from labelserver.domain.labels import Revision
 from labelserver.storage import atomic
 from labelserver.storage.locks import exclusive
+from labelserver.storage.mounts import is_network_folder
 
 LAYOUT_VERSION = 1
 
@@ -25,6 +27,9 @@ MAX_PART_BYTES = 255
 
 #: Lock files; images share them by hash, so that a store of any size has at most so many.
 _STRIPES = 64
+
+#: In the state folder: the project's key and share of held-out images (`split_rule`).
+SPLIT_FILE = "split.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,16 @@ class Layout:
         return self.state / "locks" / "watching"
 
     @property
+    def split_file(self) -> Path:
+        """The project's split key and share."""
+        return self.state / SPLIT_FILE
+
+    @property
+    def sides_file(self) -> Path:
+        """A line for each image whose side was fixed."""
+        return self.state / "sides.jsonl"
+
+    @property
     def audit_file(self) -> Path:
         return self.state / "audit.jsonl"
 
@@ -87,11 +102,32 @@ class Layout:
     def revision_file(self, image_id: ImageId, tag: Tag, number: int, ext: str) -> Path:
         return self.revision_folder(image_id, tag) / revision_name(number, ext)
 
+    def file_of(self, revision: Revision) -> Path:
+        """The stored bytes of a revision."""
+        return self.revision_file(revision.image_id, revision.tag, revision.number, revision.ext)
+
+    def tag_folder(self, tag: Tag) -> Path:
+        """``labels/<tag>``. Raises `InvalidSetting` where nothing may be written."""
+        if self.labels is None:
+            raise InvalidSetting(
+                "The studies folder is read-only, so labels need another place: set LABELSERVER_LABELS_DIR."
+            )
+        return self.labels / tag
+
     def cache_folder(self, image_id: str) -> Path:
         return self.state / "cache" / "dicom" / folder_key(image_id)
 
     def trash_folder(self, image_id: str) -> Path:
         return self.state / "trash" / folder_key(image_id)
+
+    def exported_region(self, tag: str, image_id: str) -> Path:
+        """Where an export has the mask of a partly annotated label."""
+        return self.studies / exported_region_name(tag, image_id)
+
+    def is_behind_link(self, file: Path) -> bool:
+        """Whether a folder between the studies and `file` is a link, so that the file is kept by somebody elsewhere."""
+        below = file.relative_to(self.images).parents
+        return any((self.images / folder).is_symlink() for folder in below if folder.parts)
 
     def below_studies(self, path: Path) -> str:
         """For people: the path below STUDIES, or its name if it lies elsewhere."""
@@ -104,6 +140,20 @@ class Layout:
 def revision_name(number: int, ext: str) -> str:
     """``<n>.<ext>``; a label that is JSON itself makes way for its own description ``<n>.json``."""
     return f"{number}.label{ext}" if ext.lower() == ".json" else f"{number}{ext}"
+
+
+#: Extension of the mask of a partly annotated label.
+REGION_EXTENSION = ".annotated"
+
+
+def region_name(number: int) -> str:
+    """The file that says which voxels a revision annotated, where that takes a mask."""
+    return f"{number}{REGION_EXTENSION}"
+
+
+def exported_region_name(tag: str, image_id: str) -> str:
+    """Below the folder of an export."""
+    return f"annotated/{tag}/{image_id}{REGION_EXTENSION}"
 
 
 def label_name(image_id: str, ext: str) -> str:
@@ -150,6 +200,16 @@ def locate(
 
 #: ``UPGRADES[n]`` leads the state folder from layout n to n + 1; it runs again if it was cut off.
 UPGRADES: dict[int, Callable[[Layout], None]] = {}
+
+
+def index_problem(layout: Layout) -> str:
+    """A sentence if SQLite's locks may not hold where the index lies; else ""."""
+    if not is_network_folder(layout.index_file.parent):
+        return ""
+    return (
+        "The index lies on a network folder, where it may be damaged. Set LABELSERVER_INDEX_DIR to a folder on this "
+        "machine's disk; it is made again there."
+    )
 
 
 def check_format(layout: Layout) -> str:

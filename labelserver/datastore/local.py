@@ -6,59 +6,56 @@ are taken in this order and never the other way: first look, image, index, SQLit
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import copy
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from labelserver.contracts.datastore import Datastore
 from labelserver.datastore import audit
-from labelserver.datastore.archive import stream_archive, write_archive
+from labelserver.datastore.archive import LabelView, labeled_files, stream_archive, write_archive
 from labelserver.datastore.audit import AuditFile, Entry, newest
-from labelserver.datastore.audit_check import Checked, check
 from labelserver.datastore.catalog import Catalog
-from labelserver.datastore.erasing import Eraser, Erasure
 from labelserver.datastore.image_files import ImageStore
 from labelserver.datastore.image_lists import ImageLists
 from labelserver.datastore.image_rows import ImageFiles, image_row, present_image
 from labelserver.datastore.image_scan import ImageScan
 from labelserver.datastore.index import Index
-from labelserver.datastore.keeping import Keeper
-from labelserver.datastore.label_diff import diff_files
-from labelserver.datastore.label_rows import label_row, revision_of, revisions_of
+from labelserver.datastore.label_rows import label_row
 from labelserver.datastore.label_scan import LabelScan
 from labelserver.datastore.labels import Labels, SaveOptions
-from labelserver.datastore.layout import Layout, check_format, locate
-from labelserver.datastore.peer_index import PeerIndex, read_peer_index
-from labelserver.datastore.plain_json import dump, load_object, plain_object, scores_of
+from labelserver.datastore.late_check import LateCheck
+from labelserver.datastore.layout import Layout, check_format, index_problem, locate
+from labelserver.datastore.listed import Listed
+from labelserver.datastore.looking import LOOKED, Looker
+from labelserver.datastore.offering import Offered, OfferedCatalog, OfferedLists
+from labelserver.datastore.plain_json import plain_object
 from labelserver.datastore.project import Project
-from labelserver.datastore.pruning import Prunable, Pruner
-from labelserver.datastore.rebuilding import fill, put_scores
+from labelserver.datastore.rebuilding import fill
+from labelserver.datastore.revisioned import Revisioned
 from labelserver.datastore.scanning import Scanner
+from labelserver.datastore.scored import Scored
+from labelserver.datastore.sides import Sides
 from labelserver.datastore.tombstones import Tombstones
-from labelserver.domain.diffs import LabelDiff
+from labelserver.datastore.training_labels import TrainingLabels
+from labelserver.datastore.upkeep import Upkeep
+from labelserver.datastore.valued import Valued
+from labelserver.datastore.working import SharedWork
+from labelserver.domain.annotation import AnnotatedPart
 from labelserver.domain.errors import ImageNotFound, InvalidSetting, LabelNotFound
 from labelserver.domain.ids import FINAL, ORIGINAL, ImageId, Tag, parse_image_id, parse_tag
-from labelserver.domain.image_lists import ImagePage, ImageQuery
 from labelserver.domain.json_types import JsonObject
-from labelserver.domain.labels import (
-    Expected,
-    ImageRecord,
-    LabelSource,
-    Numbering,
-    Provenance,
-    Revision,
-    StoreProblem,
-)
-from labelserver.domain.schema import LabelSchema
+from labelserver.domain.labels import Expected, ImageRecord, LabelSource, Numbering, Provenance, Revision, StoreProblem
+from labelserver.domain.splits import ImageSide, Side
+from labelserver.domain.work import Withheld, reader_number
 from labelserver.imaging.formats import split_ext
-from labelserver.storage.locks import exclusive, is_held
+from labelserver.storage.locks import is_held
 
 _DEFAULT_NAME = "new-dataset"
 _DEFAULT_DESCRIPTION = "New Dataset"
 
 
-class LocalDatastore(Datastore):
+class LocalDatastore(Listed, Revisioned, Scored, Valued, Datastore):
     """Images of a folder and their labels. Also a `RevisionStore` and an `ImageListing` (`contracts/datastore.py`)."""
 
     def __init__(
@@ -74,6 +71,8 @@ class LocalDatastore(Datastore):
         state_dir: Path | None = None,
         index_dir: Path | None = None,
         look_soon: bool = False,
+        held_out_share: float = 0.2,
+        patient_pattern: str = "",
     ) -> None:
         """Open a folder, which must exist, and look at it, unless a server watches it.
 
@@ -90,6 +89,8 @@ class LocalDatastore(Datastore):
             index_dir: where the SQLite file lies, if not in `state_dir` (local disk for studies on a network).
             look_soon: the caller watches the folder from now on, so opening need not look at all of it, if that was
                 ever done.
+            held_out_share: of patients or images that a new project holds out of trainings.
+            patient_pattern: a regular expression whose first group in an image's path names its patient.
         """
         studies = Path(datastore_path).absolute()
         if not studies.is_dir():
@@ -105,8 +106,6 @@ class LocalDatastore(Datastore):
             "read_only": read_only,
         }
         self.auto_reload = auto_reload
-        self._read_only = read_only
-        self._extensions = extensions
         self._layout = locate(
             studies, images_dir, labels_dir, datastore_config, state_dir, index_dir, read_only=read_only
         )
@@ -120,30 +119,55 @@ class LocalDatastore(Datastore):
             layout.quarantine,
             lambda connection: fill(connection, layout, self._index.backups()),
         )
-        self._found = [StoreProblem(layout.below_studies(layout.state / "format.json"), format_problem)]
-        self._keeper = Keeper(layout, self._index)
-        self._pruner = Pruner(layout, self._index)
+        self._found = [
+            StoreProblem(layout.below_studies(layout.state / "format.json"), format_problem),
+            StoreProblem(layout.below_studies(layout.index_file), index_problem(layout)),
+        ]
         self._audit = AuditFile(layout, self._index)
         self._catalog = Catalog(self._index)
         self._lists = ImageLists(self._index, self._prefix)
         self._images = ImageFiles(layout, self._index)
         self._project = Project(layout, self._index)
         self._labels = Labels(layout, self._index, self._images, self._project)
+        self._training_labels = TrainingLabels(layout, self._labels, self._project)
         self._store = ImageStore(layout, self._index, self._images, self._labels, read_only=read_only)
         self._tombstones = Tombstones(layout, self._index, self._images, self._labels, read_only=read_only)
-        self._eraser = Eraser(layout, self._index, self._audit, read_only=read_only)
-        self._scanner = Scanner(layout, self._extensions)
-        self._image_scan = ImageScan(layout, self._index, self._scanner, read_only=read_only)
+        self._sides = Sides(layout, self._index, self._images, share=held_out_share, patient_pattern=patient_pattern)
+        scanner = Scanner(layout, extensions)
+        image_scan = ImageScan(layout, self._index, scanner, read_only=read_only)
         self._label_scan = LabelScan(layout, self._index, self._images, self._labels)
+        self._looker = Looker(layout, self._index, self._catalog, scanner, image_scan, self._label_scan, self._sides)
+        self.work = SharedWork(layout, self._index, self._offered_view, lambda: self._sides.rule().key)
+        self._begin_scores(layout)
+        late = LateCheck(layout, self._index, self._images, self._labels, self._project)
+        self.upkeep = Upkeep(layout, self._index, self._audit, self._sides, late, self._shelf, read_only=read_only)
+        self._labels.on_accept = self.work.accepted
         self._project.schema()
         in_step = look_soon or is_held(layout.watch_lock)
-        if not in_step or not self._catalog.meta("looked", ""):
+        if not in_step or not self._catalog.meta(LOOKED, ""):
             self.refresh()
 
     @property
     def layout(self) -> Layout:
         """Where this store keeps its files."""
         return self._layout
+
+    def _offered_view(self, index: Index, offered: Offered) -> LocalDatastore:
+        """This store as a strategy sees it: what is not offered does not exist, and all is read through `index`."""
+        view = copy.copy(self)
+        view._index = index
+        view._catalog = OfferedCatalog(index, offered)
+        view._lists = OfferedLists(index, self._prefix, offered)
+        view._sides = self._sides.inside(index) if index is not self._index else self._sides
+        return view
+
+    def offered_to(self, person: str) -> LocalDatastore:
+        """See `contracts.work.OfferingStore`."""
+        return self._offered_view(self._index, self.work.queue.offered(person))
+
+    def asked_part(self, image_id: str, person: str) -> JsonObject | None:
+        """See `contracts.work.OfferingStore`."""
+        return self.work.queue.roi_for(image_id, person)
 
     def close(self) -> None:
         """Close idle connections. The store opens them again when it is used."""
@@ -164,18 +188,13 @@ class LocalDatastore(Datastore):
     def datalist(self) -> list[dict[str, Any]]:
         return [
             {"image": uri, "label": label}
-            for image_id, _ in self._catalog.final_labels()
+            for image_id, _ in self._catalog.final_labels(approved_only=self.work.rules.approved_only)
             if (uri := self.get_image_uri(image_id)) and (label := self.get_label_uri(image_id, FINAL))
         ]
 
-    def list_images(self) -> list[str]:
-        return self._catalog.list_images()
-
-    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        return self._catalog.labeled(_tag(label_tag), labels or ())
-
-    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        return self._catalog.unlabeled(_tag(label_tag), labels or ())
+    def withheld_labels(self) -> dict[tuple[str, str], Withheld]:
+        """(image id, tag) of the labels that are there and that trainings do not learn from, and why."""
+        return self._catalog.withheld_labels(approved_only=self.work.rules.approved_only)
 
     def get_image_uri(self, image_id: str) -> str:
         with self._index.reading() as connection:
@@ -193,7 +212,7 @@ class LocalDatastore(Datastore):
         return dict(row.record.info) if row is not None and row.state == "present" else {}
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        path = self._labels.uri(label_id, label_tag or FINAL)
+        path = self._labels.copies.uri(label_id, label_tag or FINAL)
         return str(path) if path is not None else ""
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
@@ -210,11 +229,14 @@ class LocalDatastore(Datastore):
         stem, ext = self._to_id(file.name)
         checked = parse_image_id(image_id or stem)
         self._store.add(checked, file, ext, plain_object(image_info))
+        self._sides.settle()
         self._audit.keep()
         return checked
 
     def remove_image(self, image_id: str, person: str = "") -> None:
         """Take the image and its labels out of the studies; its file is kept in ``trash/``, revisions stay."""
+        for tag in self.get_labels_by_image_id(image_id):
+            self._notice(parse_image_id(image_id), Tag(tag))
         self._tombstones.remove(parse_image_id(image_id), person)
         self._audit.keep()
 
@@ -229,9 +251,14 @@ class LocalDatastore(Datastore):
         self.accept_label(parse_image_id(image_id), file, split_ext(file.name)[1], tag, _provenance(tag, info), info)
         return image_id
 
-    def remove_label(self, label_id: str, label_tag: str, person: str = "") -> None:
-        """Take the label out of ``labels/``; its revisions stay. Nothing happens if there is none."""
-        self._labels.remove(parse_image_id(label_id), parse_tag(label_tag), person)
+    def remove_label(self, label_id: str, label_tag: str, person: str = "", *, expected: Expected = None) -> None:
+        """Take the label out of ``labels/``; its revisions stay. Nothing happens if there is none.
+
+        Raises `LabelChanged` as `expected` says.
+        """
+        image_id, tag = parse_image_id(label_id), parse_tag(label_tag)
+        self._notice(image_id, tag)
+        self._labels.remove(image_id, tag, person, expected)
         self._audit.keep()
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -242,74 +269,38 @@ class LocalDatastore(Datastore):
 
     def get_dataset_archive(self, limit_cases: int | None = None) -> str:
         """A zip below the spool folder. Raises `LabelNotFound` if no image has a final label."""
-        return str(write_archive(self._layout.spool, self._archived(self._final(limit_cases)), self.json()))
+        return str(write_archive(self._layout.spool, labeled_files(self, self._final(limit_cases)), self.json()))
 
-    def stream_dataset(self, limit_cases: int | None = None) -> Iterator[bytes]:
-        """The bytes of that zip, made while they are read. Raises `LabelNotFound` at once."""
-        return stream_archive(self._archived(self._final(limit_cases)), self.json())
+    def stream_dataset(
+        self,
+        limit_cases: int | None = None,
+        shown: LabelView | None = None,
+        metadata: JsonObject | None = None,
+        left_out: Collection[str] = (),
+    ) -> Iterator[bytes]:
+        """The bytes of that zip, made while they are read. Raises `LabelNotFound` at once.
 
-    def _final(self, limit_cases: int | None) -> list[tuple[str, str]]:
-        final = self._catalog.final_labels()[: limit_cases if limit_cases and limit_cases > 0 else None]
+        `shown` may give a copy of a label to pack instead, which is deleted then; `metadata` replaces the index; images
+        `left_out` are not packed.
+        """
+        packed = [image_id for image_id in self._final(limit_cases) if image_id not in left_out]
+        return stream_archive(labeled_files(self, packed, shown), self.json() if metadata is None else metadata)
+
+    def _final(self, limit_cases: int | None) -> list[str]:
+        """Ids of images with a final label. Raises `LabelNotFound` if there is none."""
+        final = [image_id for image_id, _ in self._catalog.final_labels(approved_only=self.work.rules.approved_only)]
         if not final:
             raise LabelNotFound("No image has a final label yet, so there is no dataset to download.")
-        return final
+        return final[:limit_cases] if limit_cases and limit_cases > 0 else final
 
     def refresh(self) -> None:
         """Look at the whole folder."""
-        self._look()
+        self._looker.whole()
         self._audit.keep()
 
-    def _look(self) -> None:
-        if self._catalog.meta("looked", ""):
-            self._image_scan.whole()
-            self._label_scan.whole(first=False)
-            return
-        with exclusive(self._layout.state / "locks" / "first-look"):
-            if self._catalog.meta("looked", ""):
-                return  # another process has just done it
-            first = not self._catalog.meta("opened", "")
-            self._image_scan.whole()
-            peer = self._read_peer_index() if first else PeerIndex()
-            self._label_scan.whole(first=first, infos=peer.labels)
-            for key in ("opened", "looked"):
-                self._catalog.set_meta(key, str(int(time.time())))
-
     def refresh_paths(self, paths: Iterable[Path]) -> set[Path]:
-        """Look at these absolute paths alone (files or folders, also of what is gone).
-
-        Returns paths to look at again in a moment, because somebody seems to be writing them.
-        """
-        files: set[str] = set()
-        shallow: set[str] = set()
-        deep: set[str] = set()
-        label_files: set[Path] = set()
-        labels_changed = False
-        for path in paths:
-            if self._layout.labels is not None and path.is_relative_to(self._layout.labels):
-                if path.is_dir() or not split_ext(path.name)[1]:
-                    labels_changed = True
-                else:
-                    label_files.add(path)
-            elif not self._scanner.skips(path):
-                below = path.relative_to(self._layout.images).as_posix()
-                if path.is_dir():
-                    deep.add("" if below == "." else below)
-                elif self._scanner.image_ext(path.name):
-                    files.add(below)
-                elif path.exists():
-                    shallow.add(below.rpartition("/")[0])
-                else:
-                    shallow.add(below.rpartition("/")[0])
-                    deep.add(below)
-        self._image_scan.files(sorted(files))
-        for folder in sorted(shallow):
-            self._image_scan.folder(folder, deep=False)
-        for folder in sorted(deep):
-            self._image_scan.folder(folder, deep=True)
-        if labels_changed:
-            self._label_scan.whole(first=False)
-            return set()
-        unfinished = self._label_scan.files(sorted(label_files))
+        """Look at these absolute paths alone; see `looking.Looker.paths`."""
+        unfinished = self._looker.paths(paths)
         self._audit.keep()
         return unfinished
 
@@ -343,76 +334,42 @@ class LocalDatastore(Datastore):
         expected: Expected = None,
         numbering: Numbering = Numbering.SCHEMA,
         floats: bool = True,
+        annotated: AnnotatedPart | None = None,
+        take: bool = False,
     ) -> Revision:
         """See `contracts.datastore.RevisionStore`; the order of the save stands in `labels.py`."""
-        self._notice(image_id, tag)
         plain = plain_object(info)
-        options = SaveOptions(expected, numbering, floats)
-        revision = self._labels.accept(image_id, file, ext, tag, provenance, plain, options)
+        tag = self.work.queue.tag_for(image_id, tag, provenance)
+        if reader_number(tag) is not None:
+            plain["readers"] = self.work.works([image_id])[image_id].readers  # known again if the index is lost
+        options = SaveOptions(expected, numbering, floats, annotated, take)
+        revision = self._labels.accept(image_id, file, ext, tag, provenance, plain, options, self._take_up)
         self._audit.keep()
         return revision
 
-    def restore_revision(
-        self, image_id: ImageId, tag: Tag, number: int, provenance: Provenance, *, expected: Expected = None
-    ) -> Revision:
-        """See `contracts.labels.RevisionHistory`."""
-        self._notice(image_id, tag)
-        revision = self._labels.restore(image_id, tag, number, provenance, expected)
-        self._audit.keep()
-        return revision
+    def sides(self, image_ids: Iterable[str]) -> dict[str, ImageSide]:
+        return self._sides.sides(image_ids)
 
-    def label_file(self, image_id: ImageId, tag: Tag) -> tuple[Revision, Path]:
-        """See `contracts.labels.RevisionHistory`."""
-        self._notice(image_id, tag)
-        revision = self._labels.current(image_id, tag)
-        return revision, self._labels.file_of(revision)
+    def compare_contents(self, image_ids: Iterable[str]) -> None:
+        """See `contracts.splits.SplitStore`."""
+        self._sides.compare_contents(image_ids)
 
-    def diff_revisions(self, image_id: ImageId, tag: Tag, before: int, after: int) -> LabelDiff:
-        """See `contracts.labels.RevisionHistory`."""
-        files = [(self._revision(image_id, tag, n), self.revision_file(image_id, tag, n)) for n in (before, after)]
-        return diff_files(files[0], files[1], self._project.schema())
+    def side_due(self) -> Side | None:
+        return self._sides.side_due()
 
-    def _notice(self, image_id: ImageId, tag: Tag) -> None:
-        """Take up what another program has just written in the label's place, before it is answered or replaced."""
-        edited = self._labels.edited_file(image_id, tag)
-        if edited is not None:
-            self._label_scan.files([edited])
+    def cache_home(self) -> str:
+        """See `contracts.splits.CacheStore`."""
+        return str(self._layout.state / "cache") if self._layout.labels is not None else ""
 
-    def schema(self) -> LabelSchema:
-        return self._project.schema()
-
-    def set_schema(self, wanted: LabelSchema, *, based_on: int | None = None, person: str = "") -> LabelSchema:
-        """See `contracts.labels.SchemaStore`."""
-        schema = self._project.replace(wanted, based_on)
+    def note_act(self, action: str, person: str, detail: JsonObject, *, image_id: str = "", tag: str = "") -> None:
+        """See `contracts.audit.ActLog`."""
         with self._index.writing() as connection:
-            audit.record(connection, audit.Act("schema", person, detail={"version": schema.version}))
+            audit.record(connection, audit.Act(action, person, image_id, tag, detail=detail))
         self._audit.keep()
-        return schema
 
-    def learn_labels(self, names: Sequence[str]) -> None:
-        self._project.learn(names)
-
-    def label_values(self) -> dict[str, int]:
-        return self._project.schema().values()
-
-    def current_revision(self, image_id: ImageId, tag: Tag) -> Revision:
-        return self._labels.current(image_id, tag)
-
-    def revisions(self, image_id: ImageId, tag: Tag) -> list[Revision]:
-        """Oldest first; also of labels that were removed."""
-        with self._index.reading() as connection:
-            return revisions_of(connection, image_id, tag)
-
-    def revision_file(self, image_id: ImageId, tag: Tag, number: int) -> Path:
-        """The stored bytes of any revision. Raises `LabelNotFound`."""
-        return self._labels.file_of(self._revision(image_id, tag, number))
-
-    def _revision(self, image_id: ImageId, tag: Tag, number: int) -> Revision:
-        with self._index.reading() as connection:
-            revision = revision_of(connection, image_id, tag, number)
-        if revision is None:
-            raise LabelNotFound(f"The label {tag!r} of {image_id!r} has no revision {number}.")
-        return revision
+    def keep_log(self) -> None:
+        """Bring what was recorded in the index to the copy of the audit log that outlives it."""
+        self._audit.keep()
 
     def problems(self) -> list[StoreProblem]:
         index = self._layout.below_studies(self._layout.index_file)
@@ -424,96 +381,9 @@ class LocalDatastore(Datastore):
         with self._index.reading() as connection:
             return newest(connection, count, image_id)
 
-    def plan_erasure(self, who: str) -> Erasure:
-        """What `erase` would remove for an image id or a patient. Raises `ImageNotFound`."""
-        return self._eraser.plan(who)
-
-    def erase(self, erasure: Erasure, person: str) -> None:
-        """Really remove images and everything made from them; see `erasing.py`."""
-        self._eraser.carry_out(erasure, person)
-
-    def prunable(self, keep_revisions: int, used: Collection[str], trash_days: int, cache_days: int) -> list[Prunable]:
-        """What the retention settings let go; `used` are SHA-256 of labels that must stay. See `pruning.py`."""
-        return [*self._pruner.revisions(keep_revisions, used), *self._pruner.files(trash_days, cache_days)]
-
-    def prune(self, items: Collection[Prunable], person: str) -> None:
-        """Remove what `prunable` found."""
-        self._pruner.carry_out(items, person)
-        self._audit.keep()
-
-    def verify(self, known_head: str = "") -> Checked:
-        """Follow the audit chain and hash every revision; see `audit_check.check`."""
-        self._audit.keep()
-        return check(self._layout, self._index, known_head)
-
-    def image_page(self, query: ImageQuery) -> ImagePage:
-        return self._lists.page(query)
-
-    def unlabeled(self, *, last_first: bool = False) -> Iterator[tuple[str, JsonObject]]:
-        return self._lists.unlabeled(last_first=last_first)
-
-    def unlabeled_by_score(self, key: str) -> Iterator[tuple[str, float, JsonObject]]:
-        return self._lists.unlabeled_by_score(key)
-
-    def sample_unlabeled(self, count: int) -> list[tuple[str, JsonObject]]:
-        return self._lists.sample_unlabeled(count)
-
-    def best_scored(self, key: str, exclude: Collection[str] = ()) -> tuple[str, float] | None:
-        """The unlabeled image with the highest score `key` that is not in `exclude`; None if no score is left."""
-        return next((pair for pair in self.ordered_by_score(key) if pair[0] not in exclude), None)
-
-    def ordered_by_score(
-        self, key: str, *, unlabeled_only: bool = True, highest_first: bool = True
-    ) -> Iterator[tuple[str, float]]:
-        """(image id, score) of present images in the order of the number that infos hold under `key`."""
-        if unlabeled_only:
-            return self._catalog.waiting_by_score(key, highest_first=highest_first)
-        return iter(self._catalog.all_by_score(key, highest_first=highest_first))
-
-    def look_after(self) -> list[StoreProblem]:
-        """Find, set aside and heal damaged revisions and backups; see `keeping.py`."""
-        return self._keeper.look()
-
-    def backup_if_changed(self) -> Path | None:
-        """Copy the living index aside unless nothing was committed since the last time."""
-        return self._index.backup_if_changed()
-
-    def backup(self) -> Path:
-        """Copy the living index aside; the newest three are kept."""
-        return self._index.backup()
-
     def _to_id(self, file: str) -> tuple[str, str]:
         """Id and extension of a file name; subclasses may override it for names of their own."""
         return split_ext(Path(file).name)
-
-    def _archived(self, final: list[tuple[str, str]]) -> Iterator[tuple[str, Path, str, Path]]:
-        for image_id, _ in final:
-            image, label = self.get_image_uri(image_id), self.get_label_uri(image_id, FINAL)
-            if image and label:
-                record = self.image(ImageId(image_id))
-                ext = split_ext(Path(label).name)[1]
-                yield f"{image_id}{record.ext}", Path(image), f"{image_id}{ext}", Path(label)
-
-    def _read_peer_index(self) -> PeerIndex:
-        peer = read_peer_index(self._layout.config_file)
-        with self._index.writing() as connection:
-            if peer.problem:
-                name = self._layout.config_file.name
-                connection.execute("INSERT OR REPLACE INTO problems VALUES (?, 'peer', ?)", (name, peer.problem))
-            for key, value in (("name", peer.name), ("description", peer.description)):
-                if value:
-                    connection.execute("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", (key, value))
-            for path, info in peer.images.items():
-                row = connection.execute("SELECT id, info FROM images WHERE path = ?", (path,)).fetchone()
-                if row is not None:
-                    merged = dump({**load_object(row[1]), **info})
-                    connection.execute("UPDATE images SET info = ? WHERE id = ?", (merged, row[0]))
-                    put_scores(connection, row[0], scores_of(info))
-        return peer
-
-
-def _tag(label_tag: str | None) -> str:
-    return parse_tag(label_tag or FINAL)
 
 
 def _provenance(tag: Tag, info: JsonObject) -> Provenance:

@@ -43,9 +43,13 @@ def plain_object(info: Mapping[str, Any] | None) -> JsonObject:
     return {str(k): plain(v) for k, v in (info or {}).items()}
 
 
+#: One encoder: `json.dumps` makes a new one for each value.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
 def dump(value: JsonValue) -> str:
     """Compact JSON text for the index."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _encode(value)
 
 
 def load_object(text: str | bytes | None) -> JsonObject:

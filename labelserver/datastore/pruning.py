@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labelserver.datastore import audit
 from labelserver.datastore.index import Index
-from labelserver.datastore.layout import Layout, revision_name
+from labelserver.datastore.layout import Layout, region_name, revision_name
 from labelserver.storage.atomic import storage_errors
 from labelserver.storage.locks import exclusive
 
@@ -48,7 +48,8 @@ class Pruner:
         found = []
         for image_id, tag, number, ext, digest in rows:
             folder = self._layout.revisions_of(image_id, tag)
-            paths = tuple(folder / name for name in (revision_name(number, ext), f"{number}.json", f"{number}.removed"))
+            names = (region_name(number), revision_name(number, ext), f"{number}.json", f"{number}.removed")
+            paths = tuple(folder / name for name in names)
             if digest not in used:
                 there = tuple(p for p in paths if p.is_file())
                 found.append(Prunable("revision", there, _size(there), image_id, tag, number))

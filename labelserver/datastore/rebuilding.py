@@ -1,8 +1,9 @@
 """Fill a new index from what survives beside it: the newest readable backup, then every revision file.
 
-Ids, infos, reviews, times and the audit chain come from the backup; labels, provenance and the ids of labeled images
-from the revision files, which win. Scores are derived from infos, leases are not worth keeping. All images begin as
-absent; the look at the folder that follows finds them by their place and so gives them their ids back.
+Ids, infos, flags, skips, times and the audit chain come from the backup; labels, provenance, reviews and the ids of
+labeled images from the files beside the revisions, which win. Scores are derived from infos, leases are not worth
+keeping. All images begin as absent; the look at the folder that follows finds them by their place and so gives them
+their ids back.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from labelserver.datastore import audit, revision_files
+from labelserver.datastore import audit, revision_files, sides
 from labelserver.datastore.label_rows import LabelRow, Placing, insert_revision, put_label
 from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump, load_object, scores_of
+from labelserver.datastore.reviewing import insert as insert_review
+from labelserver.datastore.reviewing import stored_reviews
 from labelserver.datastore.revision_files import StoredRevision
 from labelserver.domain.labels import StoreProblem
 
 logger = logging.getLogger(__name__)
 
-_KEPT_TABLES = ("folders", "reviews", "time_log", "audit")
+_KEPT_TABLES = ("folders", "reviews", "flags", "skips", "time_log", "audit")
 
 
 def fill(connection: sqlite3.Connection, layout: Layout, backups: list[Path]) -> None:
@@ -35,7 +38,10 @@ def fill(connection: sqlite3.Connection, layout: Layout, backups: list[Path]) ->
     labels = sorted(by_label.values(), key=lambda group: min(s.revision.created_ts for s in group))
     for group in labels:
         _insert_label(connection, sorted(group, key=lambda s: s.revision.number), label_infos)
+    for review in stored_reviews(layout):
+        insert_review(connection, review)
     audit.refill(connection, layout)
+    sides.refill(connection, layout)
     for image_id, text in connection.execute("SELECT id, info FROM images").fetchall():
         put_scores(connection, image_id, scores_of(load_object(text)))
     connection.executemany(
@@ -79,18 +85,43 @@ def _copy_backup(connection: sqlite3.Connection, backup: sqlite3.Connection) -> 
     ).fetchall()
     infos = backup.execute("SELECT image_id, tag, current, info FROM labels").fetchall()
     meta = backup.execute("SELECT key, value FROM meta WHERE key <> 'looked'").fetchall()
-    tables = {name: backup.execute(f"SELECT * FROM {name}").fetchall() for name in _KEPT_TABLES}  # noqa: S608  constants
+    tables = {
+        name: (shared, _rows(backup, name, shared))
+        for name in _KEPT_TABLES
+        if (shared := _shared(connection, backup, name))
+    }
+    readers = _rows(backup, "images", ["readers", "id"]) if "readers" in _columns(backup, "images") else []
     connection.executemany(
         "INSERT INTO images (id, path, series, kind, ext, state, size_bytes, mtime_ns, added_ts, info) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(*row[:5], "removed" if row[5] == "removed" else "absent", *row[6:]) for row in rows],
     )
     connection.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", meta)
-    for name, content in tables.items():
-        for row in content:
-            marks = ", ".join("?" * len(row))
-            connection.execute(f"INSERT OR REPLACE INTO {name} VALUES ({marks})", row)  # noqa: S608  constants
+    for name, (columns, content) in tables.items():
+        marks = ", ".join("?" * len(columns))
+        statement = f"INSERT OR REPLACE INTO {name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608  constants
+        connection.executemany(statement, content)
+    connection.executemany("UPDATE images SET readers = ? WHERE id = ?", readers)
     return {(image_id, tag, int(current)): info for image_id, tag, current, info in infos}
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+    return [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")]
+
+
+def _shared(connection: sqlite3.Connection, backup: sqlite3.Connection, table: str) -> list[str]:
+    """Columns of `table` that the backup, perhaps of an older layout, has as well; none unless it has what must be."""
+    there = _columns(backup, table)
+    needed = [
+        str(row[1])
+        for row in connection.execute(f"PRAGMA table_info({table})")
+        if row[3] and row[4] is None and not row[5]
+    ]
+    return [name for name in _columns(connection, table) if name in there] if set(needed) <= set(there) else []
+
+
+def _rows(backup: sqlite3.Connection, table: str, columns: list[str]) -> list[tuple[object, ...]]:
+    return backup.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()  # noqa: S608  constants
 
 
 def _insert_label(
@@ -113,6 +144,9 @@ def _insert_label(
     )
     for stored in group:
         insert_revision(connection, stored.revision)
+    told = newest.revision.info.get("readers")
+    if isinstance(told, int):
+        connection.execute("UPDATE images SET readers = MAX(readers, ?) WHERE id = ?", (told, image.image_id))
     name = label_name(revision.image_id, revision.ext)
     kept = infos.get((revision.image_id, revision.tag, revision.number))
     fresh = {**revision.info, "ts": int(revision.created_ts), "name": name.rpartition("/")[2]}
@@ -123,7 +157,7 @@ def _insert_label(
             tag=revision.tag,
             current=revision.number,
             active=not newest.removed,
-            placing=Placing.FRESH,
+            placing=Placing.PROMISED,
             file=name,
             ext=revision.ext,
             size_bytes=0,

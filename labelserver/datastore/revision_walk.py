@@ -21,6 +21,7 @@ class KeptRevision(NamedTuple):
     sha256: str
     size_bytes: int
     created_ts: float  #: Unix seconds
+    masked: bool  #: 0 or 1; it may have a mask of what was annotated
 
 
 def walk_revisions(index: Index) -> Iterator[KeptRevision]:
@@ -29,7 +30,8 @@ def walk_revisions(index: Index) -> Iterator[KeptRevision]:
     while True:
         with index.reading() as connection:
             page = connection.execute(
-                "SELECT image_id, tag, number, ext, sha256, size_bytes, created_ts FROM revisions "
+                "SELECT image_id, tag, number, ext, sha256, size_bytes, created_ts, "
+                "instr(info, '\"annotated\"') > 0 AND instr(info, '\"mask\"') > 0 FROM revisions "
                 "WHERE (image_id, tag, number) > (?, ?, ?) ORDER BY image_id, tag, number LIMIT ?",
                 (*place, _PAGE),
             ).fetchall()

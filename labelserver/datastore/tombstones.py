@@ -1,7 +1,8 @@
 """Removing an image so that it can be had back: its files lie in ``trash/<key>/`` with a description of what they were.
 
 ``<stamp>.json`` is written before anything is touched: the image's place and info, the tags that had labels, and each
-file's name in the trash. A read-only store moves nothing and only stops showing the image.
+file's name in the trash. A read-only store moves nothing and only stops showing the image; so does any store with what
+lies in a linked folder.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Tombstones:
                 "SELECT tag FROM labels WHERE image_id = ? AND active = 1 ORDER BY position", (image_id,)
             ).fetchall()
         tags = [Tag(tag) for (tag,) in listed]
-        files = [] if self._read_only else self._images.own_files(row)
+        own = [] if self._read_only else self._images.own_files(row)
+        files = [file for file in own if not self._layout.is_behind_link(file)]
         stamp = time.time_ns()
         kept = [self._entry(stamp, number, file) for number, file in enumerate(files) if _there(file)]
         document: JsonObject = {
@@ -109,7 +111,7 @@ class Tombstones:
         if row is None or row.active:
             return
         revision_files.unmark_removed(self._layout, image_id, tag, row.current)
-        self._labels.show_again(replace(row, active=True))
+        self._labels.copies.show_again(replace(row, active=True))
         with self._index.writing() as connection:
             audit.record(connection, audit.Act("return", person, image_id, tag, row.current))
 

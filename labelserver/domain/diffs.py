@@ -35,3 +35,5 @@ class LabelDiff:
     changed_voxels: int
     first_ijk: Ijk | None  #: corner of the changed box, inclusive; None if nothing changed
     last_ijk: Ijk | None
+    compared_voxels: int | None = None  #: those that both revisions annotated; None: all
+    not_compared: tuple[str, ...] = ()  #: names of labels that one of them did not annotate

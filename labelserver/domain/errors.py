@@ -2,20 +2,22 @@
 
     LabelServerError
       NotFound          the thing named does not exist
-        ImageNotFound LabelNotFound TaskNotFound ModelNotFound JobNotFound UploadNotFound
+        ImageNotFound LabelNotFound TaskNotFound ModelNotFound JobNotFound UploadNotFound SessionNotFound
+        LeaseLost LeaseNotFound
       Refused           the request cannot be carried out as it stands
         InvalidId InvalidPrompt InvalidParams GridsDiffer UnsupportedFormat UnreadableFile InvalidSetting NoImageGiven
         UnknownLabelName
       Conflict          right now something else stands in the way
-        VersionTaken IllegalTransition FolderInUse RequestCancelled LabelChanged
+        VersionTaken IllegalTransition FolderInUse RequestCancelled LabelChanged SessionNotHeld
       NotAllowed        the caller, host or origin may not do this
+        KeyRefused BlindReading NotYourRole
       TooLarge          more bytes than this server takes
       Busy              try again later
-        QueueFull WorkerNotReady
+        QueueFull WorkerNotReady SlotsTaken
       Absent            a part that this server does not have
         NotThereYet UploadsOff
       AppFailed         the user's app raised, hung or died
-        AppLoadFailed TaskFailed WorkerDied
+        AppLoadFailed TaskFailed WorkerDied TookTooLong
       StorageFailed     the disk or what lies on it
         StoredDataInvalid DiskFull DeviceMemoryFull
 
@@ -92,6 +94,18 @@ class UploadNotFound(NotFound):
     """No upload (the peer's session) of this id, or it has expired."""
 
 
+class SessionNotFound(NotFound):
+    """No interactive session of this id for this person, or it has expired."""
+
+
+class LeaseLost(NotFound):
+    """A client's lease on a session was never given, has ended, or is for another model; or an image is another's."""
+
+
+class LeaseNotFound(NotFound):
+    """Nobody, or somebody else, was given an image under this lease."""
+
+
 class Refused(LabelServerError):
     """The request cannot be carried out as it stands; nothing was changed."""
 
@@ -156,8 +170,24 @@ class LabelChanged(Conflict):
     """Somebody saved this label since the caller last saw it (If-Match); nothing was stored."""
 
 
+class SessionNotHeld(Conflict):
+    """A worker does not hold this interactive session; the server asks again with its log."""
+
+
 class NotAllowed(LabelServerError):
     """The caller, host or origin may not do this."""
+
+
+class KeyRefused(NotAllowed):
+    """The key that this server asks for was not sent, or is another one."""
+
+
+class BlindReading(NotAllowed):
+    """Another reader's label of an image that the caller has yet to read."""
+
+
+class NotYourRole(NotAllowed):
+    """The project's rules give this to other people."""
 
 
 class TooLarge(LabelServerError):
@@ -174,6 +204,10 @@ class QueueFull(Busy):
 
 class WorkerNotReady(Busy):
     """The app is still loading."""
+
+
+class SlotsTaken(Busy):
+    """As many clients as are allowed hold a lease."""
 
 
 class Absent(LabelServerError):
@@ -202,6 +236,10 @@ class TaskFailed(AppFailed):
 
 class WorkerDied(AppFailed):
     """The worker process ended while it held this request."""
+
+
+class TookTooLong(AppFailed):
+    """The answer was not there when the client would have given up; the work was ended."""
 
 
 class StorageFailed(LabelServerError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from typing import NewType
 
 from labelserver.domain.errors import InvalidId
@@ -72,6 +73,7 @@ def parse_job_id(text: str) -> JobId:
     return JobId(text)
 
 
+@lru_cache(maxsize=4096)
 def folder_key(name: str) -> str:
     """A folder name for any text: a short ASCII slug and 16 hex digits of its SHA-256.
 

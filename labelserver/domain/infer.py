@@ -74,13 +74,17 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferAnswer:
-    """What a worker answers. `file` lies in the spool (root STATE) and belongs to the receiver, who deletes it."""
+    """What a worker answers. `file` lies in the spool (root STATE) and belongs to the receiver, who deletes it.
+
+    `box` is the mask as `wire.mask_box` encodes it, for who asked for one; it travels beside the JSON.
+    """
 
     params: JsonObject  #: label_names, latencies, centroids, prediction, ...
     file: RootedPath | None = None
     ext: str = ""  #: of the file, with dots
     saved_label: tuple[str, str] | None = None  #: (label id, tag) if ``save_label`` was asked for
     model_version: str = ""
+    box: bytes | None = None
 
     def to_json(self) -> JsonObject:
         return {
@@ -92,7 +96,7 @@ class InferAnswer:
         }
 
     @classmethod
-    def from_json(cls, document: JsonObject) -> InferAnswer:
+    def from_json(cls, document: JsonObject, box: bytes | None = None) -> InferAnswer:
         saved, params = document.get("saved_label"), document.get("params")
         return cls(
             params=params if isinstance(params, dict) else {},
@@ -100,4 +104,5 @@ class InferAnswer:
             ext=str(document.get("ext", "")),
             saved_label=(str(saved[0]), str(saved[1])) if isinstance(saved, list) and len(saved) == 2 else None,
             model_version=str(document.get("model_version", "")),
+            box=box,
         )

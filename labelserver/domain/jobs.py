@@ -16,6 +16,10 @@ from labelserver.domain.ids import JobId
 from labelserver.domain.json_types import JsonObject, JsonValue
 
 SPEC_FORMAT = 1
+#: what an export job leaves in its folder
+EXPORT_ARCHIVE = "export.zip"
+#: as the task of a scoring job: every scoring method of the app, in one process
+ALL_METHODS = "*"
 #: lines of output kept for people who ask for the status; the peer keeps 20.
 DETAIL_LINES = 20
 
@@ -26,6 +30,7 @@ class JobKind(StrEnum):
     TRAIN = "train"
     SCORING = "scoring"
     BATCH_INFER = "batch_infer"
+    EXPORT = "export"  #: takes a version of a model out (`domain.exports`)
 
 
 class JobState(StrEnum):
@@ -49,7 +54,7 @@ class JobState(StrEnum):
 
 
 class JobReason(StrEnum):
-    """Why a job failed."""
+    """Why a job failed. `ADVICE` says what a person does then."""
 
     OUT_OF_MEMORY = "out_of_memory"
     KILLED = "killed"
@@ -61,21 +66,49 @@ class JobReason(StrEnum):
     LOST = "lost"  #: its process is proven gone and left no exit record
 
 
+#: What to do about a failure, for people.
+ADVICE: dict[JobReason, str] = {
+    JobReason.OUT_OF_MEMORY: (
+        "Lower train_batch_size or the patch size, choose the device 'cpu' or the dataset 'Dataset', or close other "
+        "programs; then resume the job or start it again."
+    ),
+    JobReason.KILLED: (
+        "Its process was ended from outside, often because the machine ran short of memory. Resume the job: it goes "
+        "on from its last checkpoint."
+    ),
+    JobReason.NAN_LOSS: (
+        "Lower the learning rate and look for images or labels with broken values; then start a new training."
+    ),
+    JobReason.BAD_DATA: "Correct or remove the cases that the job's result and log name; then start it again.",
+    JobReason.NO_DATA: "Submit at least one label; then start it again.",
+    JobReason.DISK_FULL: (
+        "Free some space (labelserver prune shows what can go), then resume the job. What is published is as it was."
+    ),
+    JobReason.APP_ERROR: "The job's worker.log holds the traceback. Correct the app or request; then start it again.",
+    JobReason.LOST: "Its processes are gone, perhaps by a restart of the machine. Resume it from its last checkpoint.",
+}
+
+#: Exit status of a job's process -> why it failed, for a disk so full that not even the event could be written.
+EXIT_REASONS: dict[int, JobReason] = {81 + number: reason for number, reason in enumerate(JobReason)}
+
+
 class Signal(StrEnum):
-    """What can happen to a job. The first five are written by the server, the rest by the job or its runner."""
+    """What can happen to a job. The first six are written by the server, the rest by the job or its runner."""
 
     SUBMITTED = "submitted"
     STARTED = "started"  #: a process was started (also: started again after a suspension)
     STOP_ASKED = "stop_asked"  #: a person wants it to end
     SUSPEND_ASKED = "suspend_asked"  #: the server goes down
+    RESUME_ASKED = "resume_asked"  #: a person wants a stopped or failed job to go on from its checkpoint
     LOST = "lost"
     RUNNING = "running"  #: the task was found and has begun
     PROGRESS = "progress"  #: data: see JobProgress
+    EPOCH = "epoch"  #: data: a point of the curve, see JobRecord
     LOG = "log"  #: data: {"line": text}
     VERSION = "version"  #: data: {"model": name, "version": n}: a candidate lies ready
     RESULT = "result"  #: data: what the task returned
     FAILED = "failed"  #: data: {"reason", "message"}
-    EXITED = "exited"  #: data: {"returncode": int}; written by the runner
+    EXITED = "exited"  #: data: {"returncode": int, "out_of_memory": bool}; written by the runner
 
 
 S, J = Signal, JobState
@@ -99,6 +132,8 @@ TRANSITIONS: dict[tuple[JobState, Signal], JobState] = {
     (J.SUSPENDED, S.STARTED): J.STARTING,
     (J.SUSPENDED, S.STOP_ASKED): J.STOPPED,
     (J.SUSPENDED, S.RESULT): J.DONE,
+    (J.STOPPED, S.RESUME_ASKED): J.QUEUED,
+    (J.FAILED, S.RESUME_ASKED): J.QUEUED,
 }
 
 
@@ -185,6 +220,12 @@ class JobRecord:
     details: tuple[str, ...] = ()
     versions: tuple[tuple[str, int], ...] = ()  #: (model, version) candidates that it wrote
     result: JsonObject | None = None
+    curve: tuple[JsonObject, ...] = ()  #: one point an epoch: epoch, loss, learning_rate, metrics, ...
+
+    @property
+    def advice(self) -> str:
+        """What to do about the failure; empty if it did not fail."""
+        return ADVICE[self.reason] if self.reason is not None else ""
 
 
 def fold(spec: JobSpec, events: Iterable[JobEvent]) -> JobRecord:
@@ -203,6 +244,9 @@ def _apply(record: JobRecord, event: JobEvent) -> JobRecord:
     match event.signal:
         case Signal.PROGRESS:
             return replace(record, progress={**record.progress, **event.data})
+        case Signal.EPOCH:
+            known = tuple(p for p in record.curve if _as_int(p.get("epoch")) < _as_int(event.data.get("epoch")))
+            return replace(record, progress={**record.progress, **event.data}, curve=(*known, event.data))
         case Signal.LOG:
             line = str(event.data.get("line", ""))
             return replace(record, details=(*record.details, line)[-DETAIL_LINES:])
@@ -217,6 +261,8 @@ def _apply(record: JobRecord, event: JobEvent) -> JobRecord:
     if following is None:
         return record
     changed = replace(record, state=following)
+    if event.signal is Signal.RESUME_ASKED:
+        return replace(changed, reason=None, message="", ended_ts=None, result=None)
     if event.signal is Signal.STARTED:
         changed = replace(changed, started_ts=record.started_ts or event.ts)
     if event.signal is Signal.RESULT:
@@ -236,13 +282,14 @@ def _after_exit(record: JobRecord, event: JobEvent) -> JobRecord:
         return replace(record, state=JobState.STOPPED, ended_ts=event.ts)
     code = _as_int(event.data.get("returncode"))
     how = f"signal {-code}" if code < 0 else f"exit status {code}"
-    return replace(
-        record,
-        state=JobState.FAILED,
-        reason=JobReason.KILLED,
-        message=f"The job's process ended with {how} before it finished; its log says more.",
-        ended_ts=event.ts,
-    )
+    reason = EXIT_REASONS.get(code, JobReason.KILLED)
+    message = f"The job's process ended with {how} before it finished; its log says more."
+    if code in EXIT_REASONS:
+        message = f"The job failed ({reason.value.replace('_', ' ')}), and could not write down more; its log may."
+    if event.data.get("out_of_memory"):
+        reason = JobReason.OUT_OF_MEMORY
+        message = f"The machine had no memory left, and the system ended the job's process ({how})."
+    return replace(record, state=JobState.FAILED, reason=reason, message=message, ended_ts=event.ts)
 
 
 def _reason(event: JobEvent) -> JobReason:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from labelserver.domain.annotation import Annotation, annotation_of
 from labelserver.domain.ids import ImageId, Tag
 from labelserver.domain.json_types import JsonObject
 
@@ -28,6 +29,7 @@ class LabelSource(StrEnum):
     IMPORT = "import"  #: lay in the folder when it was first opened
     OUTSIDE_EDIT = "outside_edit"  #: the file below labels/ was changed by another program
     RESTORE = "restore"  #: the content of an older revision, made current again
+    CONSENSUS = "consensus"  #: made from the readings of several people
 
 
 #: What a saver takes for granted about the current label: None, nothing; empty, that there is none; else that its
@@ -71,6 +73,11 @@ class Revision:
     provenance: Provenance
     schema_version: int
     info: JsonObject = field(default_factory=dict)  #: free: what the client sent as params
+
+    @property
+    def annotation(self) -> Annotation:
+        """What was looked at. Raises `InvalidParams` if that note is damaged."""
+        return annotation_of(self.info)
 
 
 @dataclass(frozen=True, slots=True)

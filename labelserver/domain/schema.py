@@ -8,15 +8,17 @@ schema grows with every new name, a strict one refuses what it does not know.
 from __future__ import annotations
 
 import colorsys
-import re
 import unicodedata
+from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from operator import attrgetter
 
 from labelserver.domain.errors import Conflict, InvalidParams, UnknownLabelName
 from labelserver.domain.json_types import JsonObject, JsonValue
+from labelserver.domain.schema_names import PLAIN_ID, SchemaNames
 
 #: A name that means "no object": value 0, never an entry (R-12).
 BACKGROUND = "background"
@@ -31,11 +33,6 @@ MAX_VALUE = 65535
 MAX_NAME_LENGTH = 200
 
 Color = tuple[int, int, int]  #: 0 to 255
-
-_PLAIN_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+ -]{0,62}$")
-_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_.+-]+")
-#: What viewers call a segment that nobody named; two of them are not the same thing.
-_GENERIC_ID = re.compile(r"^(segment[_ ]?\d+|\d+(\+\d+)?)$", re.IGNORECASE)
 
 
 class SchemaMode(StrEnum):
@@ -82,24 +79,18 @@ class LabelSchema:
     version: int = 0
     mode: SchemaMode = SchemaMode.OPEN
     entries: tuple[SchemaEntry, ...] = field(default=())
+    _known_names: SchemaNames | None = field(default=None, init=False, repr=False, compare=False)
 
     def find(self, segment: NamedSegment) -> SchemaEntry | None:
         """By name, by a former name, by either without regard to case, by a viewer's id that is one of ours."""
-        wanted = plain_label_name(segment.name)
-        for entry in self.entries:
-            if wanted == entry.name:
-                return entry
-        folded = wanted.casefold()
-        for names in ((lambda e: e.former_names), (lambda e: (e.name, *e.former_names))):
-            for entry in self.entries:
-                if any(name.casefold() == folded for name in names(entry)):
-                    return entry
-        if segment.segment_id and not _GENERIC_ID.match(segment.segment_id):
-            return next((entry for entry in self.entries if entry.id == segment.segment_id), None)
-        return None
+        return self._names().find(plain_label_name(segment.name), segment.segment_id)
 
     def of_value(self, value: int) -> SchemaEntry | None:
-        return next((entry for entry in self.entries if entry.value == value), None)
+        return self._names().by_value.get(value)
+
+    def has(self, entry: SchemaEntry) -> bool:
+        """Whether it knows the entry, as it is."""
+        return self._names().by_id.get(entry.id) == entry
 
     def values(self) -> dict[str, int]:
         """Name -> stored voxel value, in the order of the values."""
@@ -130,37 +121,53 @@ class LabelSchema:
                         f"The label name {segment.name[:100]!r} is not in this project's schema. "
                         f"Allowed: {', '.join(e.name for e in self.entries) or 'none'}."
                     )
-                schema, entry = schema._with(segment)
+                schema, entry = schema._with(segment, grown=schema is not self)
             found.append(entry)
         return schema, found
 
-    def _with(self, segment: NamedSegment) -> tuple[LabelSchema, SchemaEntry]:
-        """Add a name. A value that so far had only a generic name gets this one."""
+    def _with(self, segment: NamedSegment, *, grown: bool) -> tuple[LabelSchema, SchemaEntry]:
+        """Add a name, in the next version or, if `grown`, in this one, which nobody else knows yet.
+
+        A value that so far had only a generic name gets this one.
+        """
         name = plain_label_name(segment.name)
-        nameless = self.of_value(segment.value) if segment.value is not None else None
+        version = self.version + (not grown)
+        names = self._names()
+        nameless = names.by_value.get(segment.value) if segment.value is not None else None
         if nameless is not None and nameless.name == generic_name(nameless.value):
             named = replace(nameless, name=name, former_names=(*nameless.former_names, nameless.name))
-            return self._next(named if e is nameless else e for e in self.entries), named
-        taken = {entry.value for entry in self.entries}
+            return replace(
+                self, version=version, entries=tuple(named if e is nameless else e for e in self.entries)
+            ), named
         value = segment.value
-        if value is None or value in taken or not 0 < value <= MAX_VALUE or value == NOT_ANNOTATED:
-            value = next(v for v in range(1, MAX_VALUE + 2) if v not in taken and v != NOT_ANNOTATED)
+        if value is None or value in names.by_value or not 0 < value <= MAX_VALUE or value == NOT_ANNOTATED:
+            value = names.lowest_free(NOT_ANNOTATED)
         if value > MAX_VALUE:
             raise InvalidParams(f"A schema holds at most {MAX_VALUE - 1} names; this project has them all.")
-        entry = SchemaEntry(self._free_id(name), value, name, color_of(value))
-        return self._next((*self.entries, entry)), entry
+        entry = SchemaEntry(names.free_id(name), value, name, color_of(value))
+        return self.with_entries([entry], version, grown=grown), entry
 
-    def _next(self, entries: Iterable[SchemaEntry]) -> LabelSchema:
-        return replace(self, version=self.version + 1, entries=tuple(sorted(entries, key=lambda e: e.value)))
+    def with_entries(self, changed: Sequence[SchemaEntry], version: int, *, grown: bool = False) -> LabelSchema:
+        """With these entries more, or in the place of those with their ids. `grown`: nobody else knows this schema."""
+        names = self._names()
+        if any(entry.id in names.by_id for entry in changed):
+            entries = {**names.by_id, **{entry.id: entry for entry in changed}}
+            return replace(self, version=version, entries=_in_order(entries.values()))
+        if not grown:
+            names = names.copy()
+        listed = list(self.entries)
+        for entry in changed:
+            names.add(entry)
+            insort(listed, entry, key=attrgetter("value"))
+        larger = replace(self, version=version, entries=tuple(listed))
+        object.__setattr__(larger, "_known_names", names)
+        return larger
 
-    def _free_id(self, name: str) -> str:
-        base = name if _PLAIN_ID.match(name) else _NOT_PLAIN.sub("-", name).strip("-_.+")[:50] or "label"
-        taken = {entry.id for entry in self.entries}
-        number, chosen = 1, base
-        while chosen in taken:
-            number += 1
-            chosen = f"{base}-{number}"
-        return chosen
+    def _names(self) -> SchemaNames:
+        if self._known_names is None:
+            object.__setattr__(self, "_known_names", SchemaNames(self.entries))
+        assert self._known_names is not None
+        return self._known_names
 
     def succeeded_by(self, wanted: LabelSchema, used: frozenset[str]) -> LabelSchema:
         """The next version of this schema as somebody wants it.
@@ -191,13 +198,13 @@ class LabelSchema:
             names = {e.name for e in wanted.entries}
             kept = tuple(name for name in dict.fromkeys(former) if name not in names)
             entries.append(replace(entry, former_names=kept))
-        return replace(self, mode=wanted.mode)._next(entries)
+        return LabelSchema(self.version + 1, wanted.mode, _in_order(entries))
 
     def to_json(self) -> JsonObject:
         return {
             "version": self.version,
             "mode": self.mode.value,
-            "labels": [_entry_to_json(entry) for entry in self.entries],
+            "labels": [entry_to_json(entry) for entry in self.entries],
         }
 
     @classmethod
@@ -214,15 +221,13 @@ class LabelSchema:
         listed = document.get("labels")
         if not isinstance(listed, list | tuple) or not all(isinstance(item, Mapping) for item in listed):
             raise InvalidParams('A schema has a list "labels" of objects such as {"name": "liver", "value": 1}.')
-        items = [item for item in listed if isinstance(item, Mapping)]
-        schema = cls(version=_whole(document.get("version", 0), "version"), mode=mode)
-        given = {_whole(item["value"], "value") for item in items if item.get("value") is not None}
-        entries: list[SchemaEntry] = []
-        for item in items:
-            so_far = replace(schema, entries=tuple(entries))
-            entries.append(_entry_from_json(item, so_far, given))
-        _check_entries(entries)
-        return replace(schema, entries=tuple(sorted(entries, key=lambda entry: entry.value)))
+        version = _whole(document.get("version", 0), "version")
+        entries = entries_from_json([item for item in listed if isinstance(item, Mapping)])
+        return cls(version, mode, _in_order(entries))
+
+
+def _in_order(entries: Iterable[SchemaEntry]) -> tuple[SchemaEntry, ...]:
+    return tuple(sorted(entries, key=attrgetter("value")))
 
 
 def plain_label_name(text: str) -> str:
@@ -292,7 +297,7 @@ def _number(value: JsonValue) -> float:
         return float("inf")
 
 
-def _entry_to_json(entry: SchemaEntry) -> JsonObject:
+def entry_to_json(entry: SchemaEntry) -> JsonObject:
     document: JsonObject = {
         "id": entry.id,
         "value": entry.value,
@@ -305,14 +310,25 @@ def _entry_to_json(entry: SchemaEntry) -> JsonObject:
     return document
 
 
-def _entry_from_json(item: Mapping[str, JsonValue], so_far: LabelSchema, given: set[int]) -> SchemaEntry:
+def entries_from_json(items: Sequence[Mapping[str, JsonValue]]) -> list[SchemaEntry]:
+    """Entries as `entry_to_json` or a person wrote them. Raises `InvalidParams`."""
+    given = {_whole(item["value"], "value") for item in items if item.get("value") is not None}
+    values, ids = iter(v for v in range(1, MAX_VALUE + 2) if v not in given and v != NOT_ANNOTATED), SchemaNames()
+    entries: list[SchemaEntry] = []
+    for item in items:
+        entries.append(_entry_from_json(item, ids, values))
+        ids.add(entries[-1])
+    _check_entries(entries)
+    return entries
+
+
+def _entry_from_json(item: Mapping[str, JsonValue], so_far: SchemaNames, values: Iterator[int]) -> SchemaEntry:
     given_name = str(item.get("name") or "").strip()
     name = plain_label_name(given_name)
     if not given_name or len(given_name) > MAX_NAME_LENGTH or name.casefold() == BACKGROUND:
         raise InvalidParams(f"Each label needs a name of 1 to {MAX_NAME_LENGTH} characters; {BACKGROUND!r} is value 0.")
     value = item.get("value")
-    taken = given | {entry.value for entry in so_far.entries} | {NOT_ANNOTATED}
-    number = next(v for v in range(1, MAX_VALUE + 2) if v not in taken) if value is None else _whole(value, "value")
+    number = next(values) if value is None else _whole(value, "value")
     color = item.get("color")
     if color is not None and (not isinstance(color, list | tuple) or len(color) != 3):
         raise InvalidParams(f"The colour of {name!r} must be three whole numbers from 0 to 255.")
@@ -321,7 +337,7 @@ def _entry_from_json(item: Mapping[str, JsonValue], so_far: LabelSchema, given: 
         raise InvalidParams(f"The colour of {name!r} must be three whole numbers from 0 to 255.")
     former = item.get("former_names") or ()
     return SchemaEntry(
-        id=str(item.get("id") or "") or so_far._free_id(name),
+        id=str(item.get("id") or "") or so_far.free_id(name),
         value=number,
         name=name,
         color=(parts[0], parts[1], parts[2]),
@@ -351,7 +367,7 @@ def _check_entries(entries: Sequence[SchemaEntry]) -> None:
                 f"The value {entry.value} of {entry.name!r} is not allowed: use 1 to {MAX_VALUE} without "
                 f"{NOT_ANNOTATED}, which means 'not annotated'."
             )
-        if not _PLAIN_ID.match(entry.id):
+        if not PLAIN_ID.match(entry.id):
             raise InvalidParams(f"The id {entry.id[:80]!r} is not plain: use up to 63 letters, digits, '_', '-', '.'.")
     told: dict[str, list[str]] = {
         "id": [entry.id for entry in entries],

@@ -9,6 +9,7 @@
     exit.json       how the job's process ended                  runner, last
     decided.jsonl   versions whose fate the server has decided   server
     worker.log      output, for people                           runner and job
+    reserve         space for the last words on a full disk      job
     tmp/            temporary files, gone when the job ends      job
 
 A start removes the ``exit.json``, ``owner.json`` and ``process.json`` of the run before.
@@ -17,8 +18,10 @@ A start removes the ``exit.json``, ``owner.json`` and ``process.json`` of the ru
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from labelserver.domain.errors import StoredDataInvalid
@@ -28,6 +31,9 @@ from labelserver.domain.json_types import JsonObject
 from labelserver.storage import atomic
 from labelserver.storage.append import JsonLinesReader, JsonLinesWriter, append_json_line, read_json_lines
 from labelserver.storage.processes import ProcessIdentity
+
+#: bytes set aside in each job's folder: its last events and ``exit.json`` need a few thousand.
+RESERVE_BYTES = 65_536
 
 
 class JobFolder:
@@ -45,6 +51,7 @@ class JobFolder:
         self._process_file = path / "process.json"
         self._exit_file = path / "exit.json"
         self._decided_file = path / "decided.jsonl"
+        self._reserve_file = path / "reserve"
 
     def create(self, spec: JobSpec) -> None:
         """Make the folder; once this returns, the job survives any crash. Raises `StorageFailed`."""
@@ -92,10 +99,22 @@ class JobFolder:
         """The job's own process, which leads its group, or None."""
         return self._identity(self._process_file)
 
-    def write_exit(self, returncode: int) -> None:
+    def reserve(self) -> None:
+        """Take the space that `free_reserve` gives back. Raises `DiskFull`, `StorageFailed`."""
+        with atomic.storage_errors("the job's folder"), self._reserve_file.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
+
+    def free_reserve(self) -> None:
+        self._reserve_file.unlink(missing_ok=True)
+
+    def write_exit(self, returncode: int, *, out_of_memory: bool = False) -> None:
         """The runner's last word."""
+        self.free_reserve()
         floor_ts = max((event.ts for event in self.events()), default=0.0)
-        event = JobEvent(max(time.time(), floor_ts), Signal.EXITED, {"returncode": returncode})
+        data: JsonObject = {"returncode": returncode}
+        if out_of_memory:
+            data["out_of_memory"] = True
+        event = JobEvent(max(time.time(), floor_ts), Signal.EXITED, data)
         atomic.write_json(self._exit_file, event.to_json())
 
     def exit(self) -> JobEvent | None:
@@ -153,11 +172,16 @@ class EventWriter:
         self._lines.close()
 
 
+#: Called with an event and the record after it, in the thread that read it, in the order of each file.
+OnEvent = Callable[[JobRecord, JobEvent], None]
+
+
 class JobView:
     """A job's record, kept up to date by reading what was appended. Threads may share it: `refresh` takes turns."""
 
-    def __init__(self, folder: JobFolder, spec: JobSpec) -> None:
+    def __init__(self, folder: JobFolder, spec: JobSpec, on_event: OnEvent | None = None) -> None:
         self.folder = folder
+        self._on_event = on_event
         self.record = JobRecord(spec=spec)
         self.last_ts = 0.0
         self._readers = self._fresh_readers()
@@ -179,14 +203,19 @@ class JobView:
         if ended is not None and ended != self._exit_seen:
             new.append(ended)
         new.sort(key=_ts)
-        if new and new[0].ts < self.last_ts:  # a file was read before another one's earlier line: fold anew
+        news = {id(event) for event in new}
+        if new and new[0].ts <= self.last_ts:  # a file was read before another one's earlier line: fold anew
             self.record = JobRecord(spec=self.record.spec)
             self._readers = self._fresh_readers()
-            new = sorted([*self._read_new(), *([ended] if ended else [])], key=_ts)
+            known = [*self._read_new(), *([ended] if ended else [])]
+            news = {id(event) for event in known if event in new}
+            new = sorted(known, key=_ts)
         self._exit_seen = ended
-        if new:
-            self.record = advance(self.record, new)
-            self.last_ts = new[-1].ts
+        for event in new:
+            self.record = advance(self.record, [event])
+            self.last_ts = event.ts
+            if self._on_event is not None and id(event) in news:
+                self._on_event(self.record, event)
         return ended
 
     def _read_new(self) -> list[JobEvent]:

@@ -12,7 +12,8 @@ from labelserver.domain.errors import InvalidId, LabelServerError
 from labelserver.domain.ids import parse_job_id
 from labelserver.domain.jobs import JobState, Signal
 from labelserver.domain.json_types import JsonObject
-from labelserver.engine.job_folder import JobFolder, JobView
+from labelserver.engine.job_folder import JobFolder, JobView, OnEvent
+from labelserver.engine.warm_jobs import Prepared
 from labelserver.storage.processes import identity_of, send_signal, spawn_detached
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,35 @@ def say(view: JobView, wish: Signal, data: JsonObject) -> None:
     view.refresh()
 
 
-def start_runner(view: JobView, command: tuple[str, ...], settings: JsonObject) -> int | None:
+def resume(view: JobView) -> None:
+    """Let a job that ended go on from its checkpoint. How it ended is kept, because a start removes ``exit.json``.
+
+    Raises: `StorageFailed`.
+    """
+    ended = view.refresh()
+    if ended is not None:
+        view.folder.say(Signal.EXITED, ended.data, not_before_ts=view.last_ts)
+    say(view, Signal.RESUME_ASKED, {})
+    say(view, Signal.LOG, {"line": f"Queued again: {view.record.spec.kind.value} {view.record.spec.task}."})
+
+
+def start_runner(
+    view: JobView, command: tuple[str, ...], settings: JsonObject, prepared: Prepared | None = None
+) -> int | None:
     """Start the runner, write down who it is, and only then let it go: without the word "go" it ends at once.
+
+    Args:
+        prepared: a runner that waits already, instead of `command`. It is let go or ended here.
 
     Returns:
         Its pid; None if the job was stopped before it started.
     """
+    try:
+        if prepared is not None and (pid := _let_go(view, prepared, settings)) is not None:
+            return pid
+    finally:
+        if prepared is not None:
+            prepared.close()
     view.folder.prepare_start(settings)
     say(view, Signal.STARTED, {})
     if view.record.state is not JobState.STARTING:
@@ -54,6 +78,20 @@ def start_runner(view: JobView, command: tuple[str, ...], settings: JsonObject) 
         os.close(go_write)
 
 
+def _let_go(view: JobView, prepared: Prepared, settings: JsonObject) -> int | None:
+    """Hand the job to a runner that waits. None if it died meanwhile, or the job was stopped."""
+    identity = identity_of(prepared.pid)
+    if identity is None:
+        return None
+    view.folder.prepare_start(settings)
+    say(view, Signal.STARTED, {})
+    if view.record.state is not JobState.STARTING:
+        return None
+    view.folder.write_owner(identity)
+    os.write(prepared.go, f"go {view.folder.path}\n".encode())
+    return prepared.pid
+
+
 def mark_lost(view: JobView) -> None:
     """Nobody waits for the job's process any more: end what is left of it, and say so."""
     kill(view.folder)
@@ -68,8 +106,8 @@ def kill(folder: JobFolder) -> None:
         send_signal(process, signal.SIGKILL, group=True)
 
 
-def read_all(root: Path) -> list[JobView]:
-    """The jobs below `root`, oldest first.
+def read_all(root: Path, on_event: OnEvent | None = None) -> list[JobView]:
+    """The jobs below `root`, oldest first. `on_event` is told what is read, now and later.
 
     A job's folder without a spec was never promised to anybody and is removed; what is not named as a job is not ours.
     """
@@ -81,7 +119,7 @@ def read_all(root: Path) -> list[JobView]:
             continue
         folder = JobFolder(path)
         try:
-            view = JobView(folder, folder.spec())
+            view = JobView(folder, folder.spec(), on_event)
         except LabelServerError as error:
             if not (path / "spec.json").exists():
                 shutil.rmtree(path, ignore_errors=True)

@@ -8,6 +8,8 @@ files say, whichever server reads them.
   pid, start time, boot) and has left no ``exit.json``.
 - Stop: a line in ``control.jsonl``, then SIGTERM, then SIGKILL to the job's process group after the grace time.
 - A server that goes down suspends its jobs the same way, and the next one takes them up again.
+- A job that was stopped or failed can be resumed: it goes on from its last checkpoint under the same id.
+- A warm process may wait for the next job (`warm_jobs`).
 
 All methods belong to the event loop's thread. Files are read and written in threads.
 """
@@ -29,7 +31,8 @@ from labelserver.domain.jobs import JobKind, JobRecord, JobSpec, JobState, Signa
 from labelserver.domain.json_types import JsonObject
 from labelserver.engine import job_steps
 from labelserver.engine.batch import Batch, BatchTools
-from labelserver.engine.job_folder import JobFolder, JobView
+from labelserver.engine.job_folder import JobFolder, JobView, OnEvent
+from labelserver.engine.warm_jobs import WarmJobs
 from labelserver.storage.processes import is_proven_dead, reap, send_signal
 
 logger = logging.getLogger(__name__)
@@ -79,6 +82,8 @@ class LocalJobs:
         tools: BatchTools,
         on_version: Callable[[str, int], None],
         grace_s: float,
+        on_event: OnEvent | None = None,
+        warm: WarmJobs | None = None,
     ) -> None:
         self._root = root
         self._command = tuple(command)
@@ -86,6 +91,8 @@ class LocalJobs:
         self._tools = tools
         self._on_version = on_version
         self._grace_s = grace_s
+        self._on_event = on_event
+        self._warm = warm
         self._jobs: dict[JobId, _Job] = {}
         self._adopted = asyncio.Event()
         self._adoption: asyncio.Task[None] | None = None
@@ -103,6 +110,8 @@ class LocalJobs:
         if self._adoption is not None:
             self._adoption.cancel()
             await asyncio.wait([self._adoption])
+        if self._warm is not None:
+            await self._warm.end()
         running = [job for job in self._jobs.values() if job.task is not None]
         for job in running:
             if leave_jobs and job.batch is None:
@@ -126,7 +135,8 @@ class LocalJobs:
         """See the contract. Raises also `StorageFailed`."""
         await self._adopted.wait()
         async with self._submitting:
-            unfinished = [job for job in self._of(kind) if not job.final.is_set()]
+            # One that is done and whose process is on its way out keeps nobody from asking: the next one waits for it.
+            unfinished = [job for job in self._of(kind) if not job.record.state.is_final]
             if unfinished and not enqueue:
                 raise QueueFull(
                     f"A {kind.value} job is {unfinished[0].record.state.value} already. "
@@ -136,7 +146,7 @@ class LocalJobs:
             if len(unfinished) > MAX_QUEUED:
                 raise QueueFull(f"{len(unfinished)} {kind.value} jobs are waiting already. Try again later.")
             spec = JobSpec(JobId(str(uuid.uuid4())), kind, task, params, person, time.time())
-            view = JobView(JobFolder(self._root / spec.job_id), spec)
+            view = JobView(JobFolder(self._root / spec.job_id), spec, self._on_event)
             await asyncio.to_thread(job_steps.create, view)
             job = self._jobs[spec.job_id] = _Job(view)
         logger.info("job submitted", extra={"job_id": job.job_id, "kind": kind.value, "task": task})
@@ -149,6 +159,13 @@ class LocalJobs:
     def get(self, job_id: JobId) -> JobRecord:
         return self._job(job_id).record
 
+    def file(self, job_id: JobId, name: str) -> Path:
+        """See the contract."""
+        path = self._job(job_id).folder.path / name
+        if not path.is_file():
+            raise JobNotFound(f"The job {job_id} has no {name}: it made none, or it was removed since.")
+        return path
+
     async def stop(self, job_id: JobId) -> JobRecord:
         """See the contract."""
         await self._adopted.wait()
@@ -158,6 +175,26 @@ class LocalJobs:
         await self._ask_to_end(job, Signal.STOP_ASKED)
         self._settle(job)
         return job.record
+
+    async def resume(self, job_id: JobId) -> JobRecord:
+        """See the contract. Raises also `StorageFailed`."""
+        await self._adopted.wait()
+        job = self._job(job_id)
+        next_state(job.record.state, Signal.RESUME_ASKED)
+        await job.final.wait()  # its process is on its way out
+        async with self._submitting:
+            next_state(job.record.state, Signal.RESUME_ASKED)
+            await asyncio.to_thread(job_steps.resume, job.view)
+            job.final.clear()
+            job.broken = False
+        logger.info("job is resumed", extra={"job_id": job_id, "task": job.record.spec.task})
+        self._pump(job.record.spec.kind)
+        return job.record
+
+    async def expect(self) -> None:
+        """See the contract."""
+        if self._warm is not None and not self._closing:
+            await self._warm.keep()
 
     async def wait(self, job_id: JobId) -> JobRecord:
         """See the contract."""
@@ -204,9 +241,13 @@ class LocalJobs:
     def _settle(self, job: _Job) -> None:
         if job.record.state.is_final and job.task is None and not job.final.is_set():
             job.final.set()
-            logger.info(
-                "job ended", extra={"job_id": job.job_id, "state": job.record.state.value, "reason": job.record.message}
-            )
+            record = job.record
+            told = {"job_id": job.job_id, "task": record.spec.task, "state": record.state.value}
+            if record.reason is None:
+                logger.info("job ended", extra=told)
+            else:
+                why = {"reason": record.reason.value, "error": record.message, "advice": record.advice}
+                logger.warning("job failed", extra={**told, **why})
 
     async def _ask_to_end(self, job: _Job, wish: Signal) -> None:
         """Write the wish down, then wake `_follow`, which signals and, after the grace time, kills."""
@@ -244,8 +285,13 @@ class LocalJobs:
             if job.record.state is JobState.STARTING:
                 await self._follow_batch(job)
             return
+        # An export watches how the app is built; a process that has loaded it already saw nothing of that.
+        warm = self._warm if job.record.spec.kind is not JobKind.EXPORT else None
+        prepared = await warm.take() if warm is not None else None
         try:
-            job.child_pid = await asyncio.to_thread(job_steps.start_runner, job.view, self._command, self._settings)
+            job.child_pid = await asyncio.to_thread(
+                job_steps.start_runner, job.view, self._command, self._settings, prepared
+            )
         except (OSError, StorageFailed) as error:
             await asyncio.to_thread(job_steps.say, job.view, Signal.STARTED, {})
             message = f"The job's process could not be started: {error}."
@@ -337,7 +383,7 @@ class LocalJobs:
 
     async def _adopt_all(self) -> None:
         try:
-            for view in await asyncio.to_thread(job_steps.read_all, self._root):
+            for view in await asyncio.to_thread(job_steps.read_all, self._root, self._on_event):
                 self._jobs[view.job_id] = _Job(view)
             for job in list(self._jobs.values()):
                 await self._adopt(job)

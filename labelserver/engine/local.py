@@ -19,13 +19,16 @@ from labelserver.contracts.engine import Jobs, Readiness
 from labelserver.domain.app_description import AppDescription
 from labelserver.domain.errors import AppLoadFailed, LabelServerError, QueueFull, WorkerDied, WorkerNotReady
 from labelserver.domain.infer import InferAnswer, InferRequest
+from labelserver.domain.interaction import SessionAnswer, SessionCall
 from labelserver.domain.json_types import JsonObject, JsonValue
 from labelserver.domain.paths import Root, Roots
 from labelserver.engine.batch import BatchTools
+from labelserver.engine.job_folder import OnEvent
 from labelserver.engine.jobs import LocalJobs
 from labelserver.engine.listening import Listener
-from labelserver.engine.scheduling import Scheduler
+from labelserver.engine.scheduling import Answer, Scheduler, Ticket
 from labelserver.engine.supervision import Worker
+from labelserver.engine.warm_jobs import WarmJobs
 from labelserver.engine.workers import WorkerPlan
 from labelserver.settings import Settings
 from labelserver.storage import atomic
@@ -52,6 +55,8 @@ class LocalEngine:
         on_version: Called in a thread with (model, version) for each candidate a job wrote, once, or again after a
             crash in between: it must be idempotent.
         job_grace_s: Seconds between asking a job to stop and killing it.
+        warm_command: Starts the runner of a job that is not known yet (see `warm_jobs`); without it none is kept.
+        on_job_event: Called with each event of a job and the record after it, by any thread.
     """
 
     def __init__(
@@ -64,6 +69,8 @@ class LocalEngine:
         on_version: Callable[[str, int], None],
         *,
         job_grace_s: float = 30.0,
+        warm_command: list[str] | None = None,
+        on_job_event: OnEvent | None = None,
     ) -> None:
         studies = settings.studies if "://" in settings.studies else str(roots.studies)
         self._settings = settings.model_copy(update={"app_dir": roots.app, "studies": studies})
@@ -84,6 +91,15 @@ class LocalEngine:
             tools=BatchTools(self.infer, self.call_lead, self._discard),
             on_version=on_version,
             grace_s=job_grace_s,
+            on_event=on_job_event,
+            warm=WarmJobs(
+                warm_command,
+                child_settings(self._settings, roots),
+                roots.app,
+                float(settings.warm_job_s),
+            )
+            if warm_command
+            else None,
         )
 
     @property
@@ -136,7 +152,21 @@ class LocalEngine:
 
     async def infer(self, request: InferRequest) -> InferAnswer:
         """See the contract."""
-        ticket = self._scheduler.submit(request)
+        answer = await self._answer(self._scheduler.submit(request))
+        assert isinstance(answer, InferAnswer)
+        return answer
+
+    async def interact(
+        self, call: SessionCall, on_partial: Callable[[SessionAnswer], None] | None = None
+    ) -> SessionAnswer:
+        """See the contract."""
+        ticket = self._scheduler.submit(call, on_partial)
+        answer = await self._answer(ticket)
+        assert isinstance(answer, SessionAnswer)
+        return replace(answer, seconds={**answer.seconds, "queue": round(ticket.waited_s, 6)})
+
+    async def _answer(self, ticket: Ticket) -> Answer:
+        """What a worker answers; a caller who is cancelled leaves the queue."""
         try:
             if not any(worker.ready for worker in self._workers):
                 await self._wait_ready()
@@ -204,6 +234,7 @@ class LocalEngine:
             self,
             lead=number == 0,
             infer_timeout_s=float(self._settings.infer_timeout),
+            click_timeout_s=float(self._settings.click_timeout),
         )
 
     async def _wait_ready(self) -> None:

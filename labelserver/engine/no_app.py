@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
+from pathlib import Path
 
 from labelserver.contracts.engine import Jobs, Readiness
 from labelserver.domain.app_description import AppDescription
 from labelserver.domain.errors import JobNotFound, TaskNotFound
 from labelserver.domain.ids import JobId
 from labelserver.domain.infer import InferAnswer, InferRequest
+from labelserver.domain.interaction import SessionAnswer, SessionCall
 from labelserver.domain.jobs import JobKind, JobRecord
 from labelserver.domain.json_types import JsonObject, JsonValue
 
@@ -29,8 +32,17 @@ class NoJobs:
     def get(self, job_id: JobId) -> JobRecord:
         raise JobNotFound(f"There is no job {job_id}. {NO_APP}")
 
+    def file(self, job_id: JobId, name: str) -> Path:
+        raise JobNotFound(f"There is no job {job_id}. {NO_APP}")
+
     async def stop(self, job_id: JobId) -> JobRecord:
         return self.get(job_id)
+
+    async def resume(self, job_id: JobId) -> JobRecord:
+        return self.get(job_id)
+
+    async def expect(self) -> None:
+        """No job will come."""
 
     async def wait(self, job_id: JobId) -> JobRecord:
         return self.get(job_id)
@@ -76,6 +88,11 @@ class NoAppEngine:
         """There are none."""
 
     async def infer(self, request: InferRequest) -> InferAnswer:
+        raise TaskNotFound(NO_APP)
+
+    async def interact(
+        self, call: SessionCall, on_partial: Callable[[SessionAnswer], None] | None = None
+    ) -> SessionAnswer:
         raise TaskNotFound(NO_APP)
 
     async def call_lead(self, method: str, params: JsonObject, *, timeout_s: float = 60.0) -> JsonValue:

@@ -18,10 +18,13 @@ from typing import Any, Protocol
 from labelserver.domain.app_description import AppDescription
 from labelserver.domain.errors import AppLoadFailed, LabelServerError, TaskFailed, WorkerDied
 from labelserver.domain.infer import InferAnswer, InferRequest
+from labelserver.domain.interaction import SessionAnswer, SessionCall
 from labelserver.domain.json_types import JsonObject, JsonValue
-from labelserver.domain.paths import Roots
+from labelserver.domain.paths import RootedPath, Roots
 from labelserver.engine.listening import Listener
-from labelserver.engine.workers import INFER_LANE, LEAD_LANE, Call, WorkerPlan, WorkerProcess
+from labelserver.engine.scheduling import OnPartial, Request, lane_of
+from labelserver.engine.workers import CLICK_LANE, LEAD_LANE, Call, Reply, WorkerPlan, WorkerProcess
+from labelserver.wire.packed_session import pack_call, unpack_answer
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,9 @@ HEALTHY_AFTER_S = 60.0
 LOOK_EVERY_S = 1.0
 #: seconds that a task gets to notice a cancel before its worker is killed; tasks look between transforms and windows.
 CANCEL_GRACE_S = 10.0
+#: bytes of a packed change, and voxels of a prompt's mask, from which a thread does the packing.
+LARGE_BYTES = 32 * 2**10
+LARGE_VOXELS = 2**20
 
 
 class Owner(Protocol):
@@ -49,7 +55,15 @@ class Worker:
     """A worker that comes back. It runs inferences for the scheduler and calls for the lead's app."""
 
     def __init__(
-        self, plan: WorkerPlan, listener: Listener, roots: Roots, owner: Owner, *, lead: bool, infer_timeout_s: float
+        self,
+        plan: WorkerPlan,
+        listener: Listener,
+        roots: Roots,
+        owner: Owner,
+        *,
+        lead: bool,
+        infer_timeout_s: float,
+        click_timeout_s: float,
     ) -> None:
         self.name = plan.name
         self.lead = lead
@@ -58,6 +72,7 @@ class Worker:
         self._roots = roots
         self._owner = owner
         self._infer_timeout_s = infer_timeout_s
+        self._click_timeout_s = click_timeout_s
         self._process: WorkerProcess | None = None
         self._ready = False
         self._error: AppLoadFailed | None = None
@@ -177,35 +192,58 @@ class Worker:
                 logger.info("the app's files changed; it is loaded again", extra={"worker": self.name})
                 return
 
-    async def run(self, request: InferRequest, cancelled: asyncio.Event) -> InferAnswer:
-        """Run an inference (see `scheduling.Runner`).
+    async def run(
+        self, request: Request, cancelled: asyncio.Event, on_partial: OnPartial = None
+    ) -> InferAnswer | SessionAnswer:
+        """Run an inference or a session's call (see `scheduling.Runner`).
 
         Raises:
             TaskFailed: also if it took too long; a task that does not notice the cancel costs the worker.
             WorkerDied: the process ended meanwhile.
         """
         process = self._running()
-        call = await process.send("infer", request.to_json(), lane=INFER_LANE)
+        if isinstance(request, SessionCall):
+            reply = await self._result(process, request, await self._send(process, request, on_partial), cancelled)
+            return await unpacked(reply)
+        call = await process.send("infer", request.to_json(), lane=lane_of(request))
+        reply = await self._result(process, request, call, cancelled)
+        box = reply.buffers[0] if reply.buffers else None
+        return InferAnswer.from_json(_table(reply.result) or {"params": {}}, box)
+
+    async def _send(self, process: WorkerProcess, call: SessionCall, on_partial: OnPartial) -> Call:
+        large = call.history or any(p.mask is not None and p.mask.voxels.size > LARGE_VOXELS for p in call.prompts)
+        document, block = await asyncio.to_thread(pack_call, call) if large else pack_call(call)
+
+        def tell(reply: Reply) -> None:
+            if on_partial is not None:
+                on_partial(unpack_answer(_table(reply.result), _block(reply)))
+
+        return await process.send("session", document, lane=lane_of(call), buffers=(block,), on_partial=tell)
+
+    async def _result(self, process: WorkerProcess, request: Request, call: Call, cancelled: asyncio.Event) -> Reply:
+        """The reply of `call`, within the time that its kind may take."""
+        limit_s = self._click_timeout_s if lane_of(request) == CLICK_LANE else self._infer_timeout_s
         left = asyncio.ensure_future(cancelled.wait())
-        deadline = time.monotonic() + self._infer_timeout_s
+        deadline = time.monotonic() + limit_s
         try:
             either: list[asyncio.Future[Any]] = [call.answer, left]  # Any: their results differ and are not read here
-            await asyncio.wait(either, timeout=self._infer_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             left.cancel()
         if not call.answer.done() and cancelled.is_set():
-            # The slot stays taken until the task notices, at most as long as the request might have lasted anyway.
+            # The lane stays taken until the task notices, at most as long as the request might have lasted anyway.
             await process.cancel(call)
             await asyncio.wait([call.answer], timeout=max(0.0, deadline - time.monotonic()))
         if not call.answer.done():
             await self._give_up(process, call)
+            model = request.model if isinstance(request, InferRequest) else request.task
+            setting = "CLICK" if lane_of(request) == CLICK_LANE else "INFER"
             raise TaskFailed(
-                f"The model {request.model} took longer than {self._infer_timeout_s:g} s and was stopped. "
-                "Raise LABELSERVER_INFER_TIMEOUT if it needs more time.",
-                model=request.model,
+                f"The model {model} took longer than {limit_s:g} s and was stopped. "
+                f"Raise LABELSERVER_{setting}_TIMEOUT if it needs more time.",
+                model=model,
             )
-        result = call.answer.result()
-        return InferAnswer.from_json(dict(result) if isinstance(result, dict) else {"params": {}})
+        return call.answer.result()
 
     async def call(self, method: str, params: JsonObject, timeout_s: float) -> JsonValue:
         """Call the app beside inference. Raises `TaskFailed` on a timeout, else as the app."""
@@ -217,11 +255,11 @@ class Worker:
             await process.cancel(call)
             raise
         if call.answer.done():
-            return call.answer.result()
+            return call.answer.result().result
         await process.cancel(call)
         raise TaskFailed(f"The app did not answer {method!r} within {timeout_s:g} s.", method=method)
 
-    def discard(self, answer: InferAnswer) -> None:
+    def discard(self, answer: InferAnswer | SessionAnswer) -> None:
         """Remove the file of an answer that nobody wants."""
         if answer.file is not None:
             self._roots.resolve(answer.file).unlink(missing_ok=True)
@@ -234,16 +272,35 @@ class Worker:
             logger.error(
                 "worker does not react to a cancel and is killed", extra={"worker": self.name, "pid": process.pid}
             )
-            await process.kill()
+            await process.sacrifice()
             return
         with contextlib.suppress(LabelServerError):
-            result = call.answer.result()
-            self.discard(InferAnswer.from_json(dict(result) if isinstance(result, dict) else {}))
+            file = _table(call.answer.result().result).get("file")
+            if file:
+                self._roots.resolve(RootedPath.from_json(file)).unlink(missing_ok=True)
 
     def _running(self) -> WorkerProcess:
         if self._process is None:
-            raise WorkerDied("The worker process is not running yet. Send the request again.", started=False)
+            raise WorkerDied(
+                "The worker process is not running yet. Send the request again.", started=False, again=True
+            )
         return self._process
+
+
+async def unpacked(reply: Reply) -> SessionAnswer:
+    """A session's answer; a large change is unpacked in a thread, so that nobody else waits for it."""
+    document, block = _table(reply.result), _block(reply)
+    if len(block) > LARGE_BYTES:
+        return await asyncio.to_thread(unpack_answer, document, block)
+    return unpack_answer(document, block)
+
+
+def _table(value: JsonValue) -> JsonObject:
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def _block(reply: Reply) -> bytes:
+    return reply.buffers[0] if reply.buffers else b""
 
 
 def code_stamp(app_dir: Path) -> tuple[tuple[str, int, int], ...]:

@@ -4,15 +4,17 @@
       spawn, greeting on stdin  ---------->    connects
                                <---------- hello {token}
                                <---------- ready {description} | load_failed {error}
-      request {id, lane, method, params} ->
+      request {id, lane, method, params} + buffers ->
       cancel {id} ------------------------>
                                <---------- started {id}
-                               <---------- answer {id, result} | failed {id, error}
+                               <---------- partial {id, result} + buffers, any number
+                               <---------- answer {id, result} + buffers | failed {id, error}
       end of stream ---------------------->    exits
 
 The greeting goes through stdin, not through arguments or the environment, where others could read the token. Whatever
 the worker prints goes to its log. When the process ends, every request it holds fails with `WorkerDied`, whose field
-`started` says whether the worker had begun with it; if not, it may safely be given to another one.
+`started` says whether the worker had begun with it. The field `again` says that it may be given to another one: it had
+not begun, or the process had to be killed because of another request that did not react.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from labelserver.domain.errors import AppLoadFailed, LabelServerError, WorkerDie
 from labelserver.domain.json_types import JsonObject, JsonValue
 from labelserver.engine.frames import Frame, FrameStream, MalformedFrame
 from labelserver.engine.listening import Listener
+from labelserver.storage.processes import calculating_environment
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +47,11 @@ LEAVE_TIMEOUT_S = 5.0
 MAX_LOG_BYTES = 16 * 2**20
 
 INFER_LANE = "infer"  #: the worker's main thread
-LEAD_LANE = "lead"  #: a second thread, which never waits behind an inference
+LEAD_LANE = "lead"  #: calls of the app; never behind an inference
+CLICK_LANE = "click"  #: prompts of interactive sessions
+ASK_LANE = "ask"  #: inferences with clicks
+OPEN_LANE = "open"  #: opening images for sessions
+LANES = (INFER_LANE, LEAD_LANE, CLICK_LANE, ASK_LANE, OPEN_LANE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +64,22 @@ class WorkerPlan:
     log_file: Path
 
 
-class Call:
-    """A request that a worker holds: `answer` is its result or its error."""
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for a request: a JSON value, and raw bytes that it describes."""
 
-    def __init__(self, call_id: int) -> None:
+    result: JsonValue
+    buffers: tuple[bytes, ...] = ()
+
+
+class Call:
+    """A request that a worker holds: `answer` is its reply or its error."""
+
+    def __init__(self, call_id: int, on_partial: Callable[[Reply], None] | None = None) -> None:
         self.call_id = call_id
         self.started = False
-        self.answer: asyncio.Future[JsonValue] = asyncio.get_running_loop().create_future()
+        self.on_partial = on_partial
+        self.answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.answer.add_done_callback(_look_at)
 
 
@@ -79,6 +95,7 @@ class WorkerProcess:
         self._stream: FrameStream | None = None
         self._calls: dict[int, Call] = {}
         self._next_id = 1
+        self._sacrificed = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._loaded: asyncio.Future[AppDescription] = asyncio.get_running_loop().create_future()
 
@@ -114,15 +131,25 @@ class WorkerProcess:
             await self.end()
             raise
 
-    async def send(self, method: str, params: JsonObject, *, lane: str) -> Call:
-        """Hand a request over; await the answer of the returned call.
+    async def send(
+        self,
+        method: str,
+        params: JsonObject,
+        *,
+        lane: str,
+        buffers: tuple[bytes, ...] = (),
+        on_partial: Callable[[Reply], None] | None = None,
+    ) -> Call:
+        """Hand a request over; await the answer of the returned call. `on_partial` is told what comes before it.
 
         Raises:
             WorkerDied: the process is gone.
         """
         if self._stream is None or self.gone.is_set():
-            raise WorkerDied("The worker process is being started again. Send the request again.", started=False)
-        call = Call(self._next_id)
+            raise WorkerDied(
+                "The worker process is being started again. Send the request again.", started=False, again=True
+            )
+        call = Call(self._next_id, on_partial)
         self._next_id += 1
         self._calls[call.call_id] = call
         header: JsonObject = {
@@ -133,7 +160,7 @@ class WorkerProcess:
             "params": params,
         }
         try:
-            await self._stream.write(Frame(header))
+            await self._stream.write(Frame(header, buffers))
         except ConnectionError:  # the reader sees the end too, and fails this call with what is known about it
             logger.info("worker closed its stream", extra={"worker": self.name})
         except BaseException:
@@ -162,6 +189,11 @@ class WorkerProcess:
             logger.warning("worker did not leave in time and is killed", extra={"worker": self.name, "pid": self.pid})
         await self.kill()
 
+    async def sacrifice(self) -> None:
+        """Kill the process because one call does not react: the others it holds may be made again elsewhere."""
+        self._sacrificed = True
+        await self.kill()
+
     async def kill(self) -> None:
         """SIGKILL to the process and its children, at once."""
         if self._process is not None:
@@ -184,7 +216,7 @@ class WorkerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=calculating_environment(),
             )
         except OSError as error:
             raise WorkerDied(f"The worker process could not be started: {error.strerror or error}.") from error
@@ -215,7 +247,7 @@ class WorkerProcess:
     async def _read_frames(self, stream: FrameStream) -> None:
         try:
             while (frame := await stream.read()) is not None:
-                self._take(frame.header)
+                self._take(frame)
         except MalformedFrame as error:
             logger.error("dropped the worker, which broke the protocol", extra={"worker": self.name, "error": error})
         stream.close()
@@ -229,8 +261,9 @@ class WorkerProcess:
                 await self._process.wait()
         self._fail_all()
 
-    def _take(self, header: JsonObject) -> None:
+    def _take(self, frame: Frame) -> None:
         """Act on one message of the worker."""
+        header = frame.header
         kind = header.get("kind")
         if kind == "ready" and not self._loaded.done():
             description = header.get("description")
@@ -244,13 +277,18 @@ class WorkerProcess:
             call_id = header.get("id")
             if isinstance(call_id, int) and call_id in self._calls:
                 self._calls[call_id].started = True
+        elif kind == "partial":
+            call_id = header.get("id")
+            known = self._calls.get(call_id) if isinstance(call_id, int) else None
+            if known is not None and known.on_partial is not None and not known.answer.done():
+                known.on_partial(Reply(header.get("result"), frame.buffers))
         elif kind in ("answer", "failed"):
             call_id = header.get("id")
             call = self._calls.pop(call_id, None) if isinstance(call_id, int) else None
             if call is None or call.answer.done():
                 return
             if kind == "answer":
-                call.answer.set_result(header.get("result"))
+                call.answer.set_result(Reply(header.get("result"), frame.buffers))
             else:
                 call.answer.set_exception(_error_of(header))
         else:
@@ -270,6 +308,7 @@ class WorkerProcess:
                         f"The worker process ended ({how}) while it worked on this request. "
                         "It is being started again; send the request again in a few seconds.",
                         started=call.started,
+                        again=not call.started or self._sacrificed,
                     )
                 )
         self.gone.set()
@@ -292,7 +331,7 @@ class WorkerProcess:
         return task
 
 
-def _look_at(answer: asyncio.Future[JsonValue]) -> None:
+def _look_at(answer: asyncio.Future[Reply]) -> None:
     """The caller may have left; an error that nobody awaits is no defect."""
     if not answer.cancelled():
         answer.exception()

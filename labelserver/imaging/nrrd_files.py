@@ -5,9 +5,14 @@ Source: https://teem.sourceforge.net/nrrd/format.html, section 5 ("space").
 
 from __future__ import annotations
 
+import bz2
+import math
+import re
 import zlib
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nrrd
 import numpy as np
@@ -32,14 +37,28 @@ _TO_RAS = {
 #: zlib level; see nifti.py
 _COMPRESS_LEVEL = 1
 
+#: What inflates a stream piece by piece, by the name of the encoding.
+_INFLATERS: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
+    "gz": lambda: zlib.decompressobj(zlib.MAX_WBITS | 16),
+    "bzip2": bz2.BZ2Decompressor,
+    "bz2": bz2.BZ2Decompressor,
+}
+
+#: A segmentation with a thousand segments has some 400 KB.
+_MAX_HEADER_BYTES = 64 * 2**20
+
+_SKIPS = frozenset(("line skip", "lineskip", "byte skip", "byteskip"))
+
 NrrdHeader = dict[str, Any]  #: pynrrd parses values by their field; untyped
 
 
 def read_header(path: Path) -> NrrdHeader:
     """The header, after its declared size was found possible."""
-    with unreadable(path, "NRRD", *_FOREIGN), path.open("rb") as stream:
-        header: NrrdHeader = nrrd.read_header(stream)
-        data_offset = stream.tell()
+    with unreadable(path, "NRRD", *_FOREIGN):
+        with path.open("rb") as stream:
+            header = _parsed(stream)
+            data_offset = stream.tell()
         sizes = [int(n) for n in header["sizes"]]
         item = np.dtype(nrrd.reader._TYPEMAP_NRRD2NUMPY[header["type"]]).itemsize
     if "data file" in header or "datafile" in header:
@@ -47,6 +66,32 @@ def read_header(path: Path) -> NrrdHeader:
     compressed = str(header.get("encoding", "raw")).lower() not in ("raw", "txt", "text", "ascii")
     check_declared(path, sizes, item, compressed=compressed, data_offset=data_offset)
     return header
+
+
+def _parsed(stream: BinaryIO) -> NrrdHeader:
+    """The header at the beginning of `stream`, which then stands at the voxels. Names of segments are UTF-8.
+
+    Raises ValueError if it does not end.
+    """
+    lines: list[str] = []
+    left = _MAX_HEADER_BYTES
+    while line := stream.readline(left + 1):
+        left -= len(line)
+        if left < 0:
+            raise ValueError(f"its header is longer than {_MAX_HEADER_BYTES} bytes")
+        lines.append(_text(line).rstrip("\r\n"))
+        if not lines[-1].strip():
+            break
+    header: NrrdHeader = nrrd.read_header(lines)
+    return header
+
+
+def _text(line: bytes) -> str:
+    """Old programs write Latin-1."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
 
 
 def grid_of(path: Path, header: NrrdHeader) -> tuple[Grid, int | None]:
@@ -87,10 +132,29 @@ def read(path: Path) -> Volume:
 
 
 def read_voxels(path: Path) -> NDArray[Any]:
-    """The array as stored, first axis fastest."""
+    """The array as stored, first axis fastest. No more is inflated than the header declares."""
     with unreadable(path, "NRRD", *_FOREIGN):
+        with path.open("rb") as stream:
+            header = _parsed(stream)
+            inflate = _INFLATERS.get(str(header["encoding"]).lower())
+            if inflate is not None and not _SKIPS & header.keys():
+                return _inflated(stream.read(), inflate(), header)
+        if inflate is not None:
+            raise ValueError("compressed voxels behind a byte skip or line skip are not read")
         voxels: NDArray[Any] = nrrd.read(str(path), index_order="F")[0]
     return voxels
+
+
+def _inflated(data: bytes, inflater: Any, header: NrrdHeader) -> NDArray[Any]:
+    """Raises ValueError if it is not what the header declares."""
+    dtype: np.dtype[Any] = nrrd.reader._determine_datatype(header)
+    shape = tuple(int(n) for n in header["sizes"])
+    declared = math.prod(shape) * dtype.itemsize
+    found = inflater.decompress(data, declared + 1)
+    if len(found) != declared:
+        more = "more than " if len(found) > declared else f"{len(found)} instead of "
+        raise ValueError(f"it holds {more}{declared} bytes of voxels")
+    return np.frombuffer(bytearray(found), dtype).reshape(shape, order="F")
 
 
 def geometry_fields(affine: NDArray[np.float64], *, list_axis: bool = False) -> NrrdHeader:
@@ -115,9 +179,53 @@ def write(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64], *, comp
 
 
 def write_array(path: Path, array: NDArray[Any], fields: NrrdHeader, *, compress: bool) -> None:
-    """Write an array with these header fields."""
-    header = {**fields, "encoding": "gzip" if compress else "raw"}
-    nrrd.write(str(path), array, header, index_order="F", compression_level=_COMPRESS_LEVEL)
+    """Write an array with these header fields, whose text may be any."""
+    voxels = np.ascontiguousarray(array.T)  # a view of what lies with its first axis fastest, as the file wants it
+    with path.open("wb") as stream:
+        stream.write(_header(array.dtype, array.shape, fields, "gzip" if compress else "raw"))
+        if not voxels.size:
+            return
+        if not compress:
+            stream.write(voxels.data)
+            return
+        deflater = zlib.compressobj(_COMPRESS_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
+        stream.write(deflater.compress(voxels.data))
+        stream.write(deflater.flush())
+
+
+#: Headers written last, by what they say: the masks of one image have the same, and pynrrd takes its time.
+_headers: dict[tuple[str, ...], bytes] = {}
+_MOST_HEADERS = 64
+#: The line in which pynrrd tells the time; without it a header can be kept, and equal masks are equal files.
+_WRITTEN_ON = re.compile(rb"^# on .*\n", re.MULTILINE)
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...], fields: NrrdHeader, encoding: str) -> bytes:
+    """By pynrrd for a single voxel, because it would copy all voxels first, and writes ASCII alone."""
+    said = [value.tobytes().hex() if isinstance(value, np.ndarray) else repr(value) for value in fields.values()]
+    name = (encoding, dtype.str, repr(shape), *fields, *said)
+    if (kept := _headers.get(name)) is not None:
+        return kept
+    written = BytesIO()
+    single = np.zeros((1,) * len(shape), dtype)
+    texts = {key: value for key, value in fields.items() if isinstance(value, str) and not _is_plain(value)}
+    marks = {key: f"text-{number}-of-{len(texts)}" for number, key in enumerate(texts)}
+    nrrd.write(written, single, {**fields, **marks, "encoding": "raw"}, index_order="F")
+    head = _WRITTEN_ON.sub(b"", written.getvalue()[: -single.nbytes])
+    sizes = " ".join(str(size) for size in shape)
+    head = head.replace(b"\nsizes: " + b" ".join([b"1"] * len(shape)), f"\nsizes: {sizes}".encode(), 1)
+    head = head.replace(b"\nencoding: raw\n", f"\nencoding: {encoding}\n".encode(), 1)
+    for key, value in texts.items():
+        one_line = " ".join(value.split())  # a line break would begin another field
+        head = head.replace(f"\n{key}:={marks[key]}\n".encode(), f"\n{key}:={one_line}\n".encode(), 1)
+    if len(_headers) >= _MOST_HEADERS:
+        _headers.clear()
+    _headers[name] = head
+    return head
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def _without_directions(path: Path, header: NrrdHeader, sizes: list[int]) -> tuple[Grid, int | None]:

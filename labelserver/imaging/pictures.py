@@ -37,6 +37,18 @@ def read(path: Path) -> Volume:
     return Volume(np.swapaxes(flat, 0, 1)[:, :, np.newaxis], grid)
 
 
+def read_shown(path: Path) -> Volume:
+    """As `read`, for looking at: colours instead of a palette's indices, no transparency."""
+    with _open(path) as picture:
+        grid = _grid(path, picture)
+        with unreadable(path, "picture", *_FOREIGN), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain = picture.mode in ("L", "I", "F", "I;16", "I;16L", "I;16B", "RGB")
+            grey = "L" if picture.mode in ("1", "LA", "La") else "RGB"
+            array = np.asarray(picture if plain else picture.convert(grey))
+    return Volume(np.swapaxes(array, 0, 1)[:, :, np.newaxis], grid)
+
+
 def write(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64], *, compress: bool) -> None:
     """Write (W, H, 1) or (W, H, 1, 3) voxels. uint8, or up to 16 bit grey in PNG and TIFF; affine is not kept.
 

@@ -149,7 +149,8 @@ def _segments(path: Path, header: NrrdHeader, layer_count: int) -> list[Segment]
             raise UnreadableFile(f"{path.name}: segment {index} has a damaged colour, layer or value.") from error
         if not 0 <= layer < layer_count:
             raise UnreadableFile(f"{path.name}: segment {index} lies in layer {layer}, but there are {layer_count}.")
-        name = str(header.get(prefix + "Name", f"Segment_{index + 1}"))
-        found.append(Segment(name, color, layer, value, str(header.get(prefix + "ID", ""))))
+        segment_id = str(header.get(prefix + "ID", "")).strip()
+        name = str(header.get(prefix + "Name", "")).strip() or segment_id or f"Segment_{index + 1}"
+        found.append(Segment(name, color, layer, value, segment_id))
         index += 1
     return found

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from labelserver.domain.errors import UnsupportedFormat
 from labelserver.domain.geometry import Grid
-from labelserver.imaging import metaimage, nifti, nrrd_files, pictures
+from labelserver.imaging import arrays, metaimage, nifti, nrrd_files, pictures
 from labelserver.imaging.formats import PICTURE_EXTENSIONS, split_ext
 from labelserver.imaging.volume import Volume
 
@@ -33,6 +33,7 @@ class _Format:
 _NIFTI = _Format(nifti.read_grid, nifti.read, nifti.write)
 _NRRD = _Format(nrrd_files.read_grid, nrrd_files.read, nrrd_files.write)
 _META = _Format(metaimage.read_grid, metaimage.read, metaimage.write)
+_ARRAY = _Format(arrays.read_grid, arrays.read, arrays.write)
 _PICTURE = _Format(pictures.read_grid, pictures.read, pictures.write)
 
 _FORMATS: dict[str, _Format] = {
@@ -41,6 +42,7 @@ _FORMATS: dict[str, _Format] = {
     ".nrrd": _NRRD,
     ".seg.nrrd": _NRRD,
     ".mha": _META,
+    arrays.EXTENSION: _ARRAY,
     **dict.fromkeys(PICTURE_EXTENSIONS, _PICTURE),
 }
 

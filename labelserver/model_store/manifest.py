@@ -1,4 +1,4 @@
-"""``manifest.json`` and ``decision.json`` to values and back."""
+"""``manifest.json``, ``decision.json`` and the lines of ``history.jsonl`` to values and back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from labelserver.domain.errors import StoredDataInvalid
-from labelserver.domain.json_types import JsonObject
-from labelserver.domain.models import Decision, ModelVersion, Verdict
+from labelserver.domain.json_types import JsonObject, JsonValue
+from labelserver.domain.models import (
+    CaseMetrics,
+    Decision,
+    GateNumbers,
+    GateRule,
+    ModelAct,
+    ModelEvent,
+    ModelVersion,
+    OutputLabel,
+    Verdict,
+)
 
 T = TypeVar("T")
 
@@ -18,7 +28,8 @@ FORMAT = 1
 
 
 def version_to_json(version: ModelVersion) -> JsonObject:
-    return {"format": FORMAT, **asdict(version), "held_out": list(version.held_out)}
+    outputs: list[JsonValue] = [asdict(output) for output in version.outputs]
+    return {"format": FORMAT, **asdict(version), "held_out": list(version.held_out), "outputs": outputs}
 
 
 def version_from_json(document: JsonObject) -> ModelVersion:
@@ -35,10 +46,16 @@ def version_from_json(document: JsonObject) -> ModelVersion:
         publish_path=str(document.get("publish_path", "")),
         key_metric=str(document.get("key_metric", "")),
         metrics=_numbers(document, "metrics"),
+        cases=_cases(document, "cases"),
         baseline_version=None if baseline_version is None else int(str(baseline_version)),
         baseline=_numbers(document, "baseline"),
+        baseline_cases=_cases(document, "baseline_cases"),
         held_out=tuple(str(image_id) for image_id in held_out) if isinstance(held_out, list) else (),
+        held_out_labels=_table(document, "held_out_labels"),
         labels=_table(document, "labels"),
+        revisions=_table(document, "revisions"),
+        network_hash=str(document.get("network_hash", "")),
+        outputs=_outputs(document),
         extra=_table(document, "extra"),
     )
 
@@ -49,7 +66,7 @@ def read_version(folder: Path) -> ModelVersion:
 
 
 def decision_to_json(decision: Decision) -> JsonObject:
-    return {"format": FORMAT, "verdict": decision.verdict.value, "reason": decision.reason, "ts": decision.ts}
+    return {"format": FORMAT, **asdict(decision), "numbers": _numbers_to_json(decision.numbers)}
 
 
 def read_decision(folder: Path) -> Decision | None:
@@ -59,7 +76,54 @@ def read_decision(folder: Path) -> Decision | None:
 
 
 def _decision_from_json(document: JsonObject) -> Decision:
-    return Decision(Verdict(str(document["verdict"])), str(document["reason"]), float(str(document["ts"])))
+    numbers = document.get("numbers")
+    return Decision(
+        Verdict(str(document["verdict"])),
+        str(document["reason"]),
+        float(str(document["ts"])),
+        str(document.get("person", "")),
+        _numbers_from_json(numbers) if isinstance(numbers, dict) else None,
+    )
+
+
+def _numbers_to_json(numbers: GateNumbers | None) -> JsonObject | None:
+    if numbers is None:
+        return None
+    return {**asdict(numbers), "cases": {case: list(pair) for case, pair in numbers.cases.items()}}
+
+
+def _numbers_from_json(document: JsonObject) -> GateNumbers:
+    against, before, after = document.get("against"), document.get("before"), document.get("after")
+    return GateNumbers(
+        GateRule(str(document["rule"])),
+        float(str(document["margin"])),
+        None if against is None else int(str(against)),
+        None if before is None else float(str(before)),
+        None if after is None else float(str(after)),
+        {
+            case: (float(str(pair[0])), float(str(pair[1])))
+            for case, pair in _table(document, "cases").items()
+            if isinstance(pair, list) and len(pair) == 2
+        },
+    )
+
+
+def event_to_json(event: ModelEvent) -> JsonObject:
+    return asdict(event)
+
+
+def event_from_json(line: JsonObject) -> ModelEvent | None:
+    """None for a line of a newer release that cannot be understood."""
+    try:
+        return ModelEvent(
+            ModelAct(str(line["act"])),
+            int(str(line["number"])),
+            float(str(line["ts"])),
+            str(line.get("person", "")),
+            str(line.get("reason", "")),
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 def _read(path: Path, parse: Callable[[JsonObject], T]) -> T:
@@ -82,3 +146,17 @@ def _table(document: JsonObject, key: str) -> JsonObject:
 
 def _numbers(document: JsonObject, key: str) -> dict[str, float]:
     return {name: float(value) for name, value in _table(document, key).items() if isinstance(value, int | float)}
+
+
+def _cases(document: JsonObject, key: str) -> CaseMetrics:
+    table = _table(document, key)
+    return {image_id: _numbers(table, image_id) for image_id, value in table.items() if isinstance(value, dict)}
+
+
+def _outputs(document: JsonObject) -> tuple[OutputLabel, ...]:
+    listed = document.get("outputs")
+    return tuple(
+        OutputLabel(int(str(entry["channel"])), str(entry["name"]), str(entry.get("schema_id", "")))
+        for entry in (listed if isinstance(listed, list) else ())
+        if isinstance(entry, dict)
+    )

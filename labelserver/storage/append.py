@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from labelserver.domain.json_types import JsonObject
-from labelserver.storage.atomic import storage_errors
+from labelserver.storage.atomic import storage_errors, sync_folder
 
 
 class JsonLinesWriter:
@@ -53,6 +53,29 @@ def append_json_line(path: Path, value: JsonObject, *, sync: bool = True) -> Non
         writer.close()
 
 
+def write_line_at(path: Path, offset: int, value: JsonObject) -> int:
+    """Cut the file at `offset`, put one line there and wait until the disk has it; the caller is the only writer.
+
+    Returns:
+        The new end of the file. If it fails, what is there beyond `offset` was promised to nobody.
+    """
+    line = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    with storage_errors(path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.ftruncate(descriptor, offset)
+            written = 0
+            while written < len(line):
+                written += os.pwrite(descriptor, line[written:], offset + written)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if not offset:
+            sync_folder(path.parent)
+    return offset + len(line)
+
+
 def read_json_lines(path: Path) -> list[JsonObject]:
     """All complete objects of the file; torn or foreign lines are skipped. A missing file is empty."""
     return JsonLinesReader(path).read_new()
@@ -61,9 +84,14 @@ def read_json_lines(path: Path) -> list[JsonObject]:
 class JsonLinesReader:
     """Reads what was appended since the last call; a line still without its line break waits for the next call."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, offset: int = 0) -> None:
         self._path = path
-        self._offset = 0
+        self._offset = offset
+
+    @property
+    def offset(self) -> int:
+        """Bytes read so far; always the end of a line."""
+        return self._offset
 
     def read_new(self) -> list[JsonObject]:
         try:
@@ -83,3 +111,16 @@ def _parse(line: bytes) -> JsonObject | None:
     except ValueError:  # torn by a crash (also UnicodeDecodeError): never acknowledged
         return None
     return value if isinstance(value, dict) else None
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has what was appended to `path`; nothing happens if the file is gone."""
+    with storage_errors(path.name):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

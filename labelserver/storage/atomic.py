@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,51 +72,94 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(origin, stream, 1 << 20)
 
 
-def place_together(folder: Path, files: Sequence[tuple[str, bytes | Path]]) -> None:
-    """Put several new files into `folder`: written beside, synced at once, renamed in order, folders synced.
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The content of a file that its owner gives away: it is renamed where that is possible, else copied."""
+
+    file: Path
+
+
+def place_together(folder: Path, files: Sequence[tuple[str, bytes | Path | Taken]]) -> None:
+    """Put several new files into `folder`: written beside, synced, renamed in order, folders synced.
 
     The last name is the seal: if it is there after a crash, the others are there and whole. A failure leaves none of
     the names that were not there yet. Made folders are synced into their parents up to the first that existed.
     """
     placed: list[tuple[Path, Path]] = []
+    descriptors: list[int] = []
     with storage_errors(files[-1][0]):
         holding = _made_folders(folder)
         try:
             for name, content in files:
                 target = folder / name
-                placed.append((copy_beside(content, target), target))
-            _sync_all([temporary for temporary, _ in placed])
+                descriptor, temporary = _neighbour(target, content)
+                placed.append((temporary, target))
+                descriptors.append(descriptor)
+            _sync_together(descriptors)
             for temporary, target in placed:
                 temporary.replace(target)
         except BaseException:
             for temporary, _ in placed:
                 temporary.unlink(missing_ok=True)
             raise
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         for changed in (folder, *holding):  # the first wait brings the names of all to the disk, where it has a journal
             sync_folder(changed)
 
 
-def copy_beside(content: bytes | Path, target: Path, *, mode: int = 0o644) -> Path:
-    """Write a hidden neighbour of `target`, not synced. The caller renames or unlinks it."""
+def copy_beside(content: bytes | Path, target: Path, *, mode: int = 0o644, mtime_ns: int | None = None) -> Path:
+    """Write a hidden neighbour of `target`, not synced. The caller renames or unlinks it.
+
+    `mtime_ns` becomes the file's time, so that nothing else of this name and size can be taken for it.
+    """
     with storage_errors(target.name):
         try:
-            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=_suffix(target), dir=target.parent)
+            descriptor, temporary = _neighbour(target, content, mode)
         except FileNotFoundError:
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, suffix=_suffix(target), dir=target.parent)
-        temporary = Path(name)
+            descriptor, temporary = _neighbour(target, content, mode)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                if isinstance(content, bytes):
-                    stream.write(content)
-                else:
-                    with content.open("rb") as origin:
-                        shutil.copyfileobj(origin, stream, 1 << 20)
-                os.fchmod(stream.fileno(), mode)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            if mtime_ns is not None:
+                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+        finally:
+            os.close(descriptor)
         return temporary
+
+
+def _neighbour(target: Path, content: bytes | Path | Taken, mode: int = 0o644) -> tuple[int, Path]:
+    """A hidden neighbour of `target` with this content, open. Not by `tempfile`, which costs as much as the writing."""
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{_suffix(target)}")
+    if isinstance(content, Taken):
+        try:
+            content.file.rename(temporary)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            content = content.file
+    made = 0 if isinstance(content, Taken) else os.O_CREAT | os.O_EXCL
+    descriptor = os.open(str(temporary), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | made, mode)
+    try:
+        if isinstance(content, bytes):
+            write_all(descriptor, content)
+        elif isinstance(content, Path):
+            with content.open("rb", buffering=0) as origin:
+                while chunk := origin.read(1 << 20):
+                    write_all(descriptor, chunk)
+        os.fchmod(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+        raise
+    return descriptor, temporary
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """All of `data`, also where one call takes only a part."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _made_folders(folder: Path) -> list[Path]:
@@ -129,27 +173,16 @@ def _made_folders(folder: Path) -> list[Path]:
     return [new.parent for new in missing]
 
 
-#: Waits for the disk beside the caller; the kernel answers several waits with one write of its journal.
-_SYNCERS = ThreadPoolExecutor(8, "sync")
+def _sync_together(descriptors: Sequence[int]) -> None:
+    """Sync files one after the other, but let the disk begin with all of them at once.
 
-
-def _sync_all(paths: Sequence[Path]) -> None:
-    """Sync files at once. All have been tried when this returns or raises."""
-    others = [_SYNCERS.submit(_sync, path) for path in paths[1:]]
-    try:
-        _sync(paths[0])
-    finally:
-        wait(others)
-    for other in others:
-        other.result()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    The advice starts the writing without waiting for it (Linux, mm/fadvise.c), so that on a file system with a journal
+    the first sync writes the entries of all, and the others find theirs there.
+    """
+    for descriptor in descriptors[1:]:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    for descriptor in descriptors:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def move_file(source: Path, target: Path) -> None:

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from labelserver.domain.errors import FolderInUse
 from labelserver.storage import atomic
 from labelserver.storage.atomic import storage_errors
+from labelserver.storage.mounts import is_network_folder
 from labelserver.storage.processes import ProcessIdentity, identity_of, is_proven_dead
 
 
@@ -90,8 +91,11 @@ class OwnerLock:
         self._owner_file = folder / ".lock-owner.json"
         self._lock = FileLock(folder / ".lock")
 
-    def acquire(self) -> None:
+    def acquire(self, *, take_over: bool = False) -> None:
         """Take the lock at once.
+
+        Args:
+            take_over: on a network folder, replace an owner that nothing proves dead.
 
         Raises:
             FolderInUse: another living process holds it; the message names host, pid and since when.
@@ -100,9 +104,28 @@ class OwnerLock:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise FolderInUse(self._sentence()) from error
+        if not take_over and is_network_folder(self._owner_file.parent) and self._may_live():
+            self._lock.release()
+            raise FolderInUse(
+                f"{self._sentence()} The folder lies on a network, so nobody here can tell whether it still runs. "
+                "If it does not, start with --take-over."
+            )
         me = identity_of()
         if me is not None:
             atomic.write_json(self._owner_file, {**me.to_json(), "since_ts": time.time()})
+
+    def _may_live(self) -> bool:
+        """Whether the owner file names a process that is neither this one nor proven dead."""
+        owner = self._owner()
+        return owner is not None and owner[0] != identity_of() and not is_proven_dead(owner[0])
+
+    def _owner(self) -> tuple[ProcessIdentity, float] | None:
+        """Who the owner file names, and since when (Unix seconds)."""
+        try:
+            document = json.loads(self._owner_file.read_text())
+            return ProcessIdentity.from_json(document), float(document["since_ts"])
+        except (OSError, ValueError, KeyError):
+            return None
 
     def release(self) -> None:
         """Give the folder free. Safe to call twice."""
@@ -111,12 +134,11 @@ class OwnerLock:
             self._lock.release()
 
     def _sentence(self) -> str:
-        try:
-            document = json.loads(self._owner_file.read_text())
-            owner = ProcessIdentity.from_json(document)
-            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(document["since_ts"])))
-        except (OSError, ValueError, KeyError):
+        found = self._owner()
+        if found is None:
             return f"Another process uses {self._what}. Stop it first, or choose another folder."
+        owner = found[0]
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found[1]))
         state = ", which seems to be gone," if is_proven_dead(owner) else ""
         return (
             f"{self._what} is in use by process {owner.pid} on {owner.host}{state} since {since}. "

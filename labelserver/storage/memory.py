@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 #: bytes; assumed where the system does not tell.
@@ -12,6 +13,29 @@ def available_memory_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys
     """The smaller of what the kernel calls available and what the control group (version 2) still allows."""
     limits = [value for value in (_of_machine(proc), _of_group(cgroup)) if value is not None]
     return max(0, min(limits)) if limits else UNKNOWN
+
+
+def resident_bytes(pid: int | None = None, proc: Path = Path("/proc")) -> int:
+    """Memory that a process holds now (default: this one); 0 where the system does not tell."""
+    try:
+        pages = int((proc / str(os.getpid() if pid is None else pid) / "statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_kills(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processes the kernel has ended for want of memory: of this control group, else of the machine."""
+    for file in (cgroup / "memory.events", proc / "vmstat"):
+        try:
+            lines = file.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
 
 
 def _of_machine(proc: Path) -> int | None:

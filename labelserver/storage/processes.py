@@ -12,6 +12,15 @@ from pathlib import Path
 
 from labelserver.domain.json_types import JsonObject
 
+#: Values of ``GLIBC_TUNABLES``: see `calculating_environment`. Sizes are bytes.
+MEMORY_HABITS = {
+    "glibc.malloc.hugetlb": 1,
+    "glibc.malloc.arena_max": 1,
+    "glibc.malloc.mmap_threshold": 128 * 2**20,
+    "glibc.malloc.trim_threshold": 512 * 2**20,
+    "glibc.malloc.top_pad": 64 * 2**20,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
@@ -70,6 +79,27 @@ def spawn_detached(command: Sequence[str], stdin: int, output: Path) -> int:
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     return os.posix_spawnp(command[0], list(command), os.environ, file_actions=actions, setsid=True)
+
+
+def calculating_environment() -> dict[str, str]:
+    """The environment for a child that calculates: this process's, and how its memory is managed.
+
+    A forward pass allocates and frees volumes of tens of MB. By itself glibc gives each of them back to the kernel,
+    which hands out, and zeroes, tens of thousands of pages for the next: a fifth of the pass of a small network on one
+    core. Here all threads share one heap of large pages (where the kernel grants them to who asks, from glibc 2.35 on)
+    of which up to 512 MiB are kept for the next pass; whole volumes, from 128 MiB on, still go back at once. Other
+    libraries ignore all that. What somebody has set in ``GLIBC_TUNABLES`` stays.
+    """
+    habits = ":".join(f"{name}={value}" for name, value in MEMORY_HABITS.items())
+    return {"GLIBC_TUNABLES": habits, **os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def lead_output_into(file: Path) -> None:
+    """From now on append this process's output and errors to `file`. Raises OSError."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
 
 
 def reap(pid: int) -> None:

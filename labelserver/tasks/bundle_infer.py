@@ -1,17 +1,14 @@
 """Inference with a MONAI bundle: its configuration says transforms, network and inferer; we run them as any task.
 
-A bundle's configuration is parsed once for each set of options and kept; requests never write into it. Bundles ship a
-package ``scripts``, so that name is theirs while one is being parsed; one lock guards this.
+A bundle is code, so only one that was imported and is unchanged is built (see `bundle_trust`). Its configuration is
+parsed once for each set of options and kept; requests never write into it.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,15 +17,15 @@ from monai.bundle import ConfigParser
 from monai.inferers import Inferer, SimpleInferer
 from monai.transforms import LoadImaged, SaveImaged
 
+from labelserver.tasks import bundle_trust
 from labelserver.tasks.base import InferType
+from labelserver.tasks.bundle_scripts import lock, scripts_of
 from labelserver.tasks.infer import BasicInferTask
 from labelserver.tasks.transform_runs import Transforms, listed
 from labelserver.tasks.transforms import LoadImageTensord, Restored
 
 #: parsed configurations kept for each bundle
 _KEPT_PARSERS = 4
-_SCRIPTS = "scripts"
-_parsing = threading.RLock()
 
 
 class BundleConstants:
@@ -105,6 +102,9 @@ class BundleInferTask(BasicInferTask):
             dropout: put into the network's definition, for scoring.
             load_strict: whether all names in the weights must match.
             **kwargs: further arguments of `BasicInferTask`.
+
+        Raises:
+            AppLoadFailed: the bundle was never imported, or its code has changed since.
         """
         self.const = const or BundleConstants()
         self.conf = dict(conf)
@@ -112,6 +112,8 @@ class BundleInferTask(BasicInferTask):
         folder = Path(path)
         found = [folder / "configs" / name for name in self.const.configs() if (folder / "configs" / name).is_file()]
         self.valid = bool(found)
+        if self.valid:
+            bundle_trust.ensure_trusted(folder)
         self.bundle_config_path = str(found[0]) if found else ""
         self._parsers: OrderedDict[str, ConfigParser] = OrderedDict()
         self._source = dict(ConfigParser.load_config_file(found[0])) if found else {}
@@ -145,6 +147,11 @@ class BundleInferTask(BasicInferTask):
         """The configuration with its default options."""
         return self._parser({"device": "cpu"})
 
+    def forget_parsed(self) -> None:
+        """Build the parts of the configuration anew at the next use."""
+        with lock:
+            self._parsers.clear()
+
     def info(self) -> dict[str, Any]:
         return {**super().info(), "version": self.version}
 
@@ -177,7 +184,7 @@ class BundleInferTask(BasicInferTask):
 
     def _part(self, names: Sequence[str], data: Mapping[str, Any] | None) -> Any:
         parser = self._parser(data or {})
-        with _scripts_of(self.bundle_path):
+        with scripts_of(Path(self.bundle_path)):
             return next(
                 (parser.get_parsed_content(name, instantiate=True) for name in names if name in self._source), None
             )
@@ -188,7 +195,7 @@ class BundleInferTask(BasicInferTask):
         options = {key: value[0] if isinstance(value, list) and value else value for key, value in options.items()}
         device = str(data.get("device") or "cpu")
         key = json.dumps([device, options], sort_keys=True, default=str)
-        with _parsing:
+        with lock:
             parser = self._parsers.get(key)
             if parser is None:
                 parser = self._parsers[key] = self._parsed(device, options)
@@ -204,7 +211,7 @@ class BundleInferTask(BasicInferTask):
             source[self.const.key_displayable_configs()] = dict(options)
         if self.type == InferType.DEEPEDIT:
             source["use_click"] = True
-        with _scripts_of(self.bundle_path):
+        with scripts_of(Path(self.bundle_path)):
             return ConfigParser(config=source)
 
     def _model_choices(self, folder: Path) -> dict[str, Any]:
@@ -219,7 +226,7 @@ class BundleInferTask(BasicInferTask):
         definition = self.const.key_network_def()
         if self.valid and definition in self._source and (weights.is_file() or not scripted.is_file()):
             self.path = [str(weights)]
-            with _scripts_of(self.bundle_path):
+            with scripts_of(Path(self.bundle_path)):
                 self.network = self.bundle_config.get_parsed_content(definition, instantiate=True)
         else:
             self.path = [str(scripted)]
@@ -258,21 +265,3 @@ def _kind_by_name(name: str) -> str:
         InferType.CLASSIFICATION,
     )
     return next((kind for kind in known if kind.value in name.lower()), InferType.SEGMENTATION)
-
-
-@contextmanager
-def _scripts_of(bundle_path: str) -> Iterator[None]:
-    """Let ``scripts`` be this bundle's package inside the block."""
-    with _parsing:
-        _forget_scripts()
-        sys.path.insert(0, bundle_path)
-        try:
-            yield
-        finally:
-            sys.path.remove(bundle_path)
-            _forget_scripts()
-
-
-def _forget_scripts() -> None:
-    for name in [n for n in sys.modules if n == _SCRIPTS or n.startswith(f"{_SCRIPTS}.")]:
-        del sys.modules[name]

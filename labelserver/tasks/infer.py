@@ -3,6 +3,10 @@
 One call runs: config under request, pre transforms, inferer (or detector), inversion, post transforms, writer. Hooks
 are asked anew at every call and get the live ``data`` dict, so that an app may branch on request options. A task may be
 called from several threads: what a call computes lives in its ``data``, and the network cache has its own lock.
+
+What always comes out the same is not done again (`prepared_head`), the usual way from scores to labels is taken at once
+(`fast_post`), and a device that is too small is met by smaller steps (`memory_ladder`); all three keep to what they
+know and leave the rest to run as the author wrote it.
 """
 
 from __future__ import annotations
@@ -12,50 +16,60 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import decollate_batch
+from monai.data import MetaTensor, decollate_batch
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 
-from labelserver.domain.errors import DeviceMemoryFull, InvalidParams, ModelNotFound, TaskFailed
-from labelserver.domain.json_types import JsonObject
-from labelserver.tasks.base import InferTask, InferType, Labels, numbered_labels
-from labelserver.tasks.devices import device_list, device_map, name_to_device
+from labelserver.domain.errors import DeviceMemoryFull, TaskFailed
+from labelserver.tasks.base import InferType, Labels, numbered_labels
+from labelserver.tasks.devices import CPU, device_list, device_map, name_to_device
+from labelserver.tasks.fast_post import labelled
+from labelserver.tasks.faster import faster
 from labelserver.tasks.hooks import call_hook
+from labelserver.tasks.infer_parts import NotingReads, StageClock, whole_numbers, wire_centroids, with_metadata
 from labelserver.tasks.inverting import Names, inverted
-from labelserver.tasks.network_cache import NetworkCache, WeightFile
+from labelserver.tasks.known_transforms import LEAVES_INPUT
+from labelserver.tasks.lending import borrowing, settle
+from labelserver.tasks.memory_ladder import Attempt, MemoryStep, first_that_fits, free_memory, is_memory_full
+from labelserver.tasks.network_cache import NetworkCache
+from labelserver.tasks.network_task import NetworkTask
+from labelserver.tasks.prepared_head import run_prepared
+from labelserver.tasks.prepared_images import shared
+from labelserver.tasks.stages import Callbacks, CallBackTypes, after
 from labelserver.tasks.transform_runs import (
     ImagePath,
     Transforms,
     listed,
+    note_latency,
     run_transforms,
     stop_if_asked,
     transform_latencies,
 )
-from labelserver.tasks.transforms.caching import run_behind_cache
 from labelserver.tasks.writers import ClassificationWriter, DetectionWriter, Writer
 
 logger = logging.getLogger(__name__)
 
 
-class CallBackTypes(StrEnum):
-    """The moments between the stages of a call at which a caller may look at or change ``data``."""
+#: where ``data`` keeps how the forward pass fitted into memory
+MEMORY_STEP = "memory_step"
 
-    PRE_TRANSFORMS = "PRE_TRANSFORMS"
-    INFERER = "INFERER"
-    INVERT_TRANSFORMS = "INVERT_TRANSFORMS"
-    POST_TRANSFORMS = "POST_TRANSFORMS"
-    WRITER = "WRITER"
+#: Methods that see ``data``; a subclass that has its own gets its own copy of the prepared image, too.
+_SEEING_DATA = (
+    "run_pre_transforms",
+    "run_inferer",
+    "run_detector",
+    "run_invert_transforms",
+    "run_post_transforms",
+    "writer",
+)
+#: Inferers that do not write into their input.
+_LEAVING_INFERERS = (SimpleInferer, SlidingWindowInferer)
 
 
-#: Stage -> what to do with ``data`` after it; the answer replaces ``data`` (that of WRITER is ignored).
-Callbacks = Mapping[CallBackTypes, Callable[[Any], Any]]
-
-
-class BasicInferTask(InferTask):
+class BasicInferTask(NetworkTask):
     """Answers for one image with a network. Subclasses give `pre_transforms`, `post_transforms`, mostly `inferer`."""
 
     def __init__(
@@ -138,44 +152,18 @@ class BasicInferTask(InferTask):
         image: Any = options.get(self.input_key)
         if not roi_size or not hasattr(image, "shape"):
             return SimpleInferer()
-        roi = _numbers(roi_size, "roi_size")
+        roi = whole_numbers(roi_size, "roi_size")
         if all(size <= window or window <= 0 for size, window in zip(image.shape[-len(roi) :], roi, strict=True)):
             return SimpleInferer()
         return SlidingWindowInferer(
             roi_size=roi,
-            sw_batch_size=_numbers([options.get("sw_batch_size", 1)], "sw_batch_size")[0],
+            sw_batch_size=whole_numbers([options.get("sw_batch_size", 1)], "sw_batch_size")[0],
             overlap=float(options.get("sw_overlap", 0.25)),
         )
 
     def detector(self, data: dict[str, Any] | None = None) -> Any:
         """A detector that takes the network, for tasks of type detection."""
         return None
-
-    def is_valid(self) -> bool:
-        return self.network is not None or self.type == InferType.SCRIBBLES or self.get_path() is not None
-
-    def paths(self) -> list[str]:
-        """The weight files in order, as text."""
-        given = self.path
-        if not given:
-            return []
-        several = [given] if isinstance(given, str | Path) else list(given)
-        return [str(path) for path in several if path]
-
-    def get_path(self, validate: bool = True) -> str | None:
-        """The last weight file that exists; without `validate` simply the last one."""
-        for path in reversed(self.paths()):
-            if not validate or Path(path).exists():
-                return path
-        return None
-
-    def clear(self) -> None:
-        """Forget loaded networks."""
-        self._networks.clear()
-
-    def clear_cache(self) -> None:
-        """Forget loaded networks."""
-        self.clear()
 
     def set_loglevel(self, level: int | str) -> None:
         """Set how much this module tells."""
@@ -196,47 +184,104 @@ class BasicInferTask(InferTask):
         """
         try:
             return self._answer(request, callbacks or {})
-        except torch.OutOfMemoryError as error:
-            self.clear()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            raise DeviceMemoryFull(
-                "The device ran out of memory for this image. Choose a smaller roi_size or device=cpu."
-            ) from error
+        except RuntimeError as error:  # in a transform; the forward pass has its own ladder
+            if not is_memory_full(error):
+                raise
+        self._let_go()
+        try:
+            result, answer = self._answer({**request, "device": CPU}, callbacks or {})
+            return result, {**answer, MEMORY_STEP: MemoryStep.CPU.value}
+        except RuntimeError as error:
+            if not is_memory_full(error):
+                raise
+        self._let_go()
+        raise DeviceMemoryFull(
+            "There is not enough memory for this image, not even on the CPU. Ask for a smaller region, or let the app "
+            "use a larger spacing."
+        )
+
+    def _let_go(self) -> None:
+        """Give back what this task and the prepared images hold of a full device."""
+        self.clear()
+        shared().clear()
+        free_memory()
 
     def _answer(self, request: dict[str, Any], callbacks: Callbacks) -> tuple[Any, dict[str, Any]]:
-        clock = _Clock()
+        skips = self.skip_writer or request.get("skip_writer")
+        own = any(getattr(type(self), name) is not getattr(BasicInferTask, name) for name in _SEEING_DATA)
+        with borrowing(allowed=not (callbacks or skips or own)):
+            return self._staged(request, callbacks)
+
+    def _staged(self, request: dict[str, Any], callbacks: Callbacks) -> tuple[Any, dict[str, Any]]:
+        clock = StageClock()
         data: Any = self._request_data(request)
 
         pre_transforms = listed(call_hook(self.pre_transforms, data))
-        data = _after(CallBackTypes.PRE_TRANSFORMS, self.run_pre_transforms(data, pre_transforms), callbacks)
+        data = after(CallBackTypes.PRE_TRANSFORMS, self.run_pre_transforms(data, pre_transforms), callbacks)
         clock.lap("pre")
 
         run = self.run_detector if self.type == InferType.DETECTION else self.run_inferer
-        data = _after(CallBackTypes.INFERER, run(data, device=data["device"]), callbacks)
+        data = after(CallBackTypes.INFERER, run(data, device=data["device"]), callbacks)
         clock.lap("infer")
 
         names = call_hook(self.inverse_transforms, data)
-        data = self.run_invert_transforms(data, pre_transforms, names)
-        data = _after(CallBackTypes.INVERT_TRANSFORMS, data, callbacks)
+        at_once = self._labelled_at_once(data, pre_transforms, names, callbacks)
+        if at_once is None:
+            data = self.run_invert_transforms(data, pre_transforms, names)
+            data = after(CallBackTypes.INVERT_TRANSFORMS, data, callbacks)
+            post_transforms = call_hook(self.post_transforms, data)
+        else:
+            data, post_transforms = at_once
         clock.lap("invert")
 
-        data = self.run_post_transforms(data, call_hook(self.post_transforms, data))
-        data = _after(CallBackTypes.POST_TRANSFORMS, data, callbacks)
+        data = self.run_post_transforms(data, post_transforms)
+        data = after(CallBackTypes.POST_TRANSFORMS, data, callbacks)
         clock.lap("post")
 
         if self.skip_writer or data.get("skip_writer"):
             return None, dict(data)
         result, answer = self.writer(data)
-        _after(CallBackTypes.WRITER, data, callbacks)
+        after(CallBackTypes.WRITER, data, callbacks)
         clock.lap("write")
 
         answer = dict(answer or {})
         answer["label_names"] = numbered_labels(self.labels)
         answer["latencies"] = {**clock.laps, "total": clock.total(), "transform": transform_latencies(data)}
-        answer["centroids"] = _centroids(data.get("centroids"))
+        answer["centroids"] = wire_centroids(data.get("centroids"))
+        answer["memory_step"] = str(data.get(MEMORY_STEP, MemoryStep.FULL))
         logger.info("inferred", extra={"duration_s": clock.total(), "task": self.__class__.__name__})
         return result, answer
+
+    def _labelled_at_once(
+        self, data: Any, pre_transforms: Transforms, names: Names, callbacks: Callbacks
+    ) -> tuple[dict[str, Any], Transforms] | None:
+        """`data` with labels instead of scores and the post transforms left to run, where `fast_post` knows the way."""
+        seen = CallBackTypes.INVERT_TRANSFORMS in callbacks or self.type == InferType.CLASSIFICATION
+        own = any(
+            getattr(type(self), name) is not getattr(BasicInferTask, name)
+            for name in ("run_invert_transforms", "run_post_transforms")
+        )
+        if seen or own or not isinstance(data, dict) or self.output_label_key not in data:
+            return None
+        watched = NotingReads(data, self.output_label_key)
+        post_transforms = listed(call_hook(self.post_transforms, watched))
+        if watched.was_read:  # this author decides by the inverted answer
+            return None
+        started = time.perf_counter()
+        found = labelled(
+            data[self.output_label_key],
+            data.get(self.input_key),
+            self.input_key,
+            listed(pre_transforms),
+            names,
+            post_transforms,
+            self.output_label_key,
+        )
+        if found is None:
+            return None
+        result = {**dict.copy(watched), self.output_label_key: found[0]}
+        note_latency(result, "post", "labels_at_once", time.perf_counter() - started)
+        return result, found[1]
 
     def _request_data(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Config under request, both copied; the device resolved; the image's path kept beside the image."""
@@ -251,28 +296,45 @@ class BasicInferTask(InferTask):
         return data
 
     def run_pre_transforms(self, data: Any, transforms: Transforms) -> Any:
-        """Run them; those before a `CacheTransformDatad` only if it has no answer for this image."""
-        return run_behind_cache(data, listed(transforms))
+        """Run them; those that always make the same of an image only if their result is not at hand."""
+        return run_prepared(data, [faster(step) for step in listed(transforms)], self.input_key)
 
     def run_inferer(self, data: Any, convert_to_batch: bool = True, device: str = "cuda") -> Any:
-        """Send ``data[input_key]`` through the network; without a network, run what `inferer` gives as a transform."""
+        """Send ``data[input_key]`` through the network; without a network, run what `inferer` gives as a transform.
+
+        ``data["memory_step"]`` says afterwards how the pass fitted into memory (`memory_ladder.MemoryStep`).
+        """
         stop_if_asked()
         inferer = call_hook(self.inferer, data)
         device = name_to_device(device)
-        network = self._get_network(device, data)
-        if network is None:
+        if type(inferer) not in _LEAVING_INFERERS:
+            settle(data)
+        if self._get_network(device, data) is None:
             return run_transforms(data, inferer, log_prefix="INF", log_name="Inferer")
-        inputs = self._inputs(data, convert_to_batch, device)
-        with torch.no_grad():
-            outputs = inferer(inputs, network)
+
+        known = type(inferer) in _LEAVING_INFERERS
+
+        def run(attempt: Attempt) -> Any:
+            network = self._get_network(attempt.device, data)
+            inputs = self._inputs(data, convert_to_batch, attempt.device)
+            plain = inputs.as_tensor() if known and isinstance(inputs, MetaTensor) else inputs
+            with torch.no_grad(), attempt.precision():
+                return attempt.inferer(plain, network)
+
+        try:
+            outputs, data[MEMORY_STEP] = first_that_fits(inferer, device, run)
+        except DeviceMemoryFull:
+            self._let_go()
+            raise
         if convert_to_batch:
             outputs = decollate_batch(outputs)[0] if isinstance(outputs, Mapping) else outputs[0]
-        data[self.output_label_key] = outputs
+        data[self.output_label_key] = with_metadata(outputs, data[self.input_key]) if known else outputs
         return data
 
     def run_detector(self, data: Any, convert_to_batch: bool = True, device: str = "cuda") -> Any:
         """Send ``data[input_key]`` through the detector and merge its boxes, labels and scores into ``data``."""
         stop_if_asked()
+        settle(data)
         detector = call_hook(self.detector, data)
         if detector is None:
             raise TaskFailed(f"{self.__class__.__name__} is of type detection and has no detector().")
@@ -300,7 +362,10 @@ class BasicInferTask(InferTask):
 
     def run_post_transforms(self, data: Any, transforms: Transforms) -> Any:
         """Run them."""
-        return run_transforms(data, transforms, log_prefix="POST")
+        steps = listed(transforms)
+        if isinstance(data, dict) and any(type(step) not in LEAVES_INPUT for step in steps):
+            settle(data)
+        return run_transforms(data, steps, log_prefix="POST")
 
     def writer(
         self, data: dict[str, Any], extension: str | None = None, dtype: Any = None
@@ -325,66 +390,3 @@ class BasicInferTask(InferTask):
         inputs: torch.Tensor = image if torch.is_tensor(image) else torch.as_tensor(image)
         inputs = inputs if torch.is_floating_point(inputs) else inputs.float()
         return (inputs[None] if convert_to_batch else inputs).to(device)
-
-    def _get_network(self, device: str, data: Mapping[str, Any] | None) -> torch.nn.Module | None:
-        path = self._weights(data or {})
-        if path is None and self.network is None:
-            if self.type == InferType.SCRIBBLES:
-                return None
-            raise ModelNotFound(
-                f"{self.description}: there are no weights yet. Train this model, or put a file at "
-                f"{', '.join(Path(p).name for p in self.paths()) or 'its path'}."
-            )
-        weights = WeightFile(
-            path=path, state_key=self.model_state_dict, strict=self.load_strict, train_mode=self.train_mode
-        )
-        return self._networks.get(device, self.network, weights)
-
-    def _weights(self, data: Mapping[str, Any]) -> Path | None:
-        """The file in use: the last existing of `path`, or the one the request chose beside the first."""
-        chosen = data.get("model_filename")
-        chosen = chosen[0] if isinstance(chosen, list | tuple) and chosen else chosen
-        paths = self.paths()
-        if chosen and paths and "model_filename" in self._config:
-            if not isinstance(chosen, str) or Path(chosen).name != chosen:
-                raise InvalidParams("model_filename is the name of a file beside the model's weights, without folders.")
-            beside = Path(paths[0]).parent / chosen
-            if beside.is_file():
-                return beside
-        found = self.get_path()
-        return Path(found) if found else None
-
-
-class _Clock:
-    """Seconds of each stage of one call."""
-
-    def __init__(self) -> None:
-        self._started = self._last = time.perf_counter()
-        self.laps: dict[str, float] = dict.fromkeys(("pre", "infer", "invert", "post", "write"), 0.0)
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._last, 4)
-        self._last = now
-
-    def total(self) -> float:
-        return round(time.perf_counter() - self._started, 4)
-
-
-def _after(stage: CallBackTypes, data: Any, callbacks: Callbacks) -> Any:
-    callback = callbacks.get(stage)
-    return data if callback is None else callback(data)
-
-
-def _numbers(values: Any, name: str) -> list[int]:
-    """Positive whole numbers that a client sent. Raises `InvalidParams`."""
-    try:
-        return [int(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise InvalidParams(f"{name} must hold whole numbers, for example [96, 96, 96].") from error
-
-
-def _centroids(found: Any) -> JsonObject:
-    """``{"label_<id>": ["<id>", "<i>", "<j>", "<k>"]}`` as clients read it, from a dict or a list of dicts."""
-    tables = [found] if isinstance(found, Mapping) else found or []
-    return {str(name): [str(part) for part in values] for table in tables for name, values in table.items()}

@@ -39,17 +39,9 @@ def inverted(
     Raises:
         TaskFailed: the image carries no trace, for example after a transform to numpy.
     """
-    if not isinstance(image, MetaTensor):
-        raise TaskFailed(f"data['{key}'] lost the trace of its transforms; keep it a MetaTensor, or invert nothing.")
-    invertible = [t for t in transforms if isinstance(t, InvertibleTransform) and key in getattr(t, "keys", (key,))]
-    named = [t for t in invertible if _is_named(t, names)]
-    chosen = [t for t in named if any(_made_by(op, [t]) for op in image.applied_operations)]
-    if len(chosen) < len(named):
-        untraced = [type(t).__name__ for t in named if t not in chosen]
-        logger.warning("transforms left no trace and are not inverted", extra={"transforms": untraced})
+    chosen, operations = chosen_for_inversion(image, key, transforms, names)
     tensor = pred if isinstance(pred, MetaTensor) else MetaTensor(torch.as_tensor(pred))
     tensor = MetaTensor(tensor.as_tensor(), meta=deepcopy(image.meta))
-    operations = [op for op in image.applied_operations if _made_by(op, chosen)]
     if not torch.is_floating_point(tensor):
         operations = convert_applied_interp_mode(operations, mode="nearest", align_corners=None)
     tensor.applied_operations = deepcopy(operations)
@@ -61,6 +53,25 @@ def inverted(
             data = dict(transform.inverse(data))
     result: MetaTensor = data[key]
     return result
+
+
+def chosen_for_inversion(
+    image: Any, key: str, transforms: Sequence[Callable[..., Any]], names: Sequence[str | type]
+) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Those of `transforms` that `names` choose and that left a trace in `image`, and their traces, in running order.
+
+    Raises:
+        TaskFailed: the image carries no trace, for example after a transform to numpy.
+    """
+    if not isinstance(image, MetaTensor):
+        raise TaskFailed(f"data['{key}'] lost the trace of its transforms; keep it a MetaTensor, or invert nothing.")
+    invertible = [t for t in transforms if isinstance(t, InvertibleTransform) and key in getattr(t, "keys", (key,))]
+    named = [t for t in invertible if _is_named(t, names)]
+    chosen = [t for t in named if any(_made_by(op, [t]) for op in image.applied_operations)]
+    if len(chosen) < len(named):
+        untraced = [type(t).__name__ for t in named if t not in chosen]
+        logger.warning("transforms left no trace and are not inverted", extra={"transforms": untraced})
+    return chosen, [op for op in image.applied_operations if _made_by(op, chosen)]
 
 
 def _is_named(transform: Any, names: Sequence[str | type]) -> bool:

@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from labelserver.domain.errors import TaskFailed
+from labelserver.tasks.devices import CPU
+from labelserver.tasks.fast_forward import tune_for_cpu
 from labelserver.tasks.transform_runs import stop_if_asked
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,8 @@ class NetworkCache:
             identity = _identity(weights.path)
             known = self._entries.get(key)
             if known is not None and known[0] == identity:
-                return known[1].train(weights.train_mode)
+                network = known[1]
+                return network if network.training == weights.train_mode else network.train(weights.train_mode)
             network = _loaded(device, template, weights)
             network.register_forward_pre_hook(_between_windows)
             self._entries = {k: v for k, v in self._entries.items() if k[0] != device}
@@ -112,6 +115,8 @@ def _loaded(device: str, template: Network | None, weights: WeightFile) -> Netwo
         network = deepcopy(template).to(device)
         if weights.path is not None:
             load_into(network, read_state(weights.path, weights.state_key, device), weights.strict, weights.path.name)
+        if torch.device(device).type == CPU:
+            tune_for_cpu(network)
     return network.train(weights.train_mode)
 
 

@@ -1,17 +1,17 @@
 """Class scores on one grid to a label map on another, in bounded memory.
 
 Grids that share their axes up to order, direction and spacing (what orientation, spacing and crop transforms make) are
-handled axis by axis; linear interpolation is separable there. Any other pair of grids goes through a dense sampling.
+handled axis by axis (`separable`). Any other pair of grids goes through a dense sampling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from labelserver.domain.errors import TaskFailed
+from labelserver.tasks.separable import Axis, Rule, claim, labels_on_axes
 from labelserver.tasks.transform_runs import stop_if_asked
 
 #: bytes of interpolated scores held at a time
@@ -22,17 +22,6 @@ _BYTES_A_VOXEL = 12
 _MAX_DRIFT = 0.02
 #: voxels; a centre this far outside the outermost one still belongs to its cell
 _MARGIN = 0.5 + 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """How positions along one target axis read one source axis: (n,) lower and upper index and weight of the upper."""
-
-    source: int
-    lower: torch.Tensor
-    upper: torch.Tensor
-    weight: torch.Tensor
-    inside: torch.Tensor  #: (n,) bool
 
 
 def argmax_on_grid(
@@ -49,7 +38,7 @@ def argmax_on_grid(
         target_affine: (4, 4) float64 voxel to RAS+ mm of the target.
 
     Returns:
-        (I, J, K) uint8, or int32 beyond 255 classes, on the CPU; 0 where the source does not reach.
+        (I, J, K) uint8, or int32 beyond 256 classes, on the CPU, first axis fastest; 0 where the source does not reach.
 
     Raises:
         TaskFailed: scores are not (C, i, j, k).
@@ -57,21 +46,21 @@ def argmax_on_grid(
     if scores.ndim != 4 or len(shape) != 3:
         raise TaskFailed(f"Scores of shape {tuple(scores.shape)} cannot be put on a grid of {tuple(shape)} voxels.")
     to_source = torch.linalg.solve(source_affine, target_affine)
-    dtype = torch.uint8 if scores.shape[0] <= 256 else torch.int32
+    rule = Rule(from_logit=0.0, inclusive=False) if scores.shape[0] == 1 else Rule()
     axes = _axes(to_source, scores.shape[1:], shape)
-    if axes:  # the source's axes in the target's order
-        scores = scores.permute(0, *(axis.source + 1 for axis in axes))
-    result = torch.zeros(tuple(shape), dtype=dtype)
+    if axes:
+        return labels_on_axes(scores, axes, rule)
+    dtype = torch.uint8 if scores.shape[0] <= 256 else torch.int32
+    result = torch.zeros(tuple(reversed(shape)), dtype=dtype).permute(2, 1, 0)
     step = max(1, SLAB_BYTES // (_BYTES_A_VOXEL * shape[1] * shape[2]))
     for start in range(0, shape[0], step):
         stop_if_asked()
         stop = min(start + step, shape[0])
-        slab = _Separable(scores, axes, start, stop) if axes else _Dense(scores, to_source, shape, start, stop)
-        result[start:stop] = _classes(slab, scores.shape[0], dtype).cpu()
+        result[start:stop] = _classes(_Dense(scores, to_source, shape, start, stop), scores.shape[0], dtype).cpu()
     return result
 
 
-def _classes(slab: _Separable | _Dense, count: int, dtype: torch.dtype) -> torch.Tensor:
+def _classes(slab: _Dense, count: int, dtype: torch.dtype) -> torch.Tensor:
     """(n, J, K): the first class of the highest score. One class at a time, because a reduction over them is slow."""
     best = slab.scores_of(0)
     if count == 1:
@@ -79,13 +68,13 @@ def _classes(slab: _Separable | _Dense, count: int, dtype: torch.dtype) -> torch
     classes = torch.zeros(best.shape, dtype=dtype, device=best.device)
     for index in range(1, count):
         found = slab.scores_of(index)
-        classes.masked_fill_(found > best, index)
+        claim(classes, found > best, index)
         torch.maximum(best, found, out=best)
     return classes.masked_fill_(~slab.inside, 0)
 
 
-def _axes(to_source: torch.Tensor, source_shape: Sequence[int], shape: Sequence[int]) -> tuple[_Axis, ...]:
-    """One `_Axis` for each target axis, or nothing if the grids are turned against each other."""
+def _axes(to_source: torch.Tensor, source_shape: Sequence[int], shape: Sequence[int]) -> tuple[Axis, ...]:
+    """One `Axis` for each target axis, or nothing if the grids are turned against each other."""
     linear, offset = to_source[:3, :3], to_source[:3, 3]
     extent = torch.as_tensor([max(size - 1, 1) for size in shape], dtype=torch.float64)
     drift = linear.abs() * extent
@@ -99,48 +88,28 @@ def _axes(to_source: torch.Tensor, source_shape: Sequence[int], shape: Sequence[
     result = []
     for axis in range(3):
         source = int(source_of[axis])
-        size = source_shape[source]
         position = torch.arange(shape[axis], dtype=torch.float64) * linear[source, axis] + offset[source]
-        inside = (position >= -_MARGIN) & (position <= size - 1 + _MARGIN)
-        position = position.clamp(0, size - 1)
-        lower = position.floor().long().clamp(max=size - 1)
-        upper = (lower + 1).clamp(max=size - 1)
-        result.append(_Axis(source, lower, upper, (position - lower).float(), inside))
+        result.append(axis_at(position, source, source_shape[source], margin=_MARGIN))
     return tuple(result)
 
 
-class _Separable:
-    """Rows start..stop of the target, for grids that share their axes. Scores come in the target's axis order."""
+def axis_at(position: torch.Tensor, source: int, size: int, *, margin: float | None) -> Axis:
+    """Linear interpolation at `position` (n,) in voxels of a source axis of `size` voxels, clamped to its ends.
 
-    def __init__(self, scores: torch.Tensor, axes: tuple[_Axis, ...], start: int, stop: int) -> None:
-        rows, columns, slices = axes
-        lower, upper = rows.lower[start:stop], rows.upper[start:stop]
-        first, last = int(min(lower.min(), upper.min())), int(max(lower.max(), upper.max()))
-        self._scores = scores[:, first : last + 1]
-        self._rows = _Axis(rows.source, lower - first, upper - first, rows.weight[start:stop], rows.inside[start:stop])
-        self._columns, self._slices = columns, slices
-        self.inside = (
-            self._rows.inside[:, None, None] & columns.inside[None, :, None] & slices.inside[None, None, :]
-        ).to(scores.device)
-
-    def scores_of(self, index: int) -> torch.Tensor:
-        """(n, J, K): the shortest axis is stretched last, so that the longest runs are in memory order."""
-        values = _lerp(self._scores[index], self._slices, 2)
-        return _lerp(_lerp(values, self._columns, 1), self._rows, 0)
-
-
-def _lerp(values: torch.Tensor, axis: _Axis, dimension: int) -> torch.Tensor:
-    """Linear interpolation of (a, b, c) along one axis."""
-    lower = values.index_select(dimension, axis.lower.to(values.device))
-    if not bool(axis.weight.any()):
-        return lower
-    upper = values.index_select(dimension, axis.upper.to(values.device))
-    form = [-1 if d == dimension else 1 for d in range(3)]
-    return lower.lerp_(upper, axis.weight.to(values.device).view(form).expand_as(lower))
+    Positions further than `margin` voxels outside are beyond the source's reach; None: all are within.
+    """
+    first, last = 0, len(position)
+    if margin is not None:
+        reached = ((position >= -margin) & (position <= size - 1 + margin)).nonzero()
+        first, last = (int(reached[0]), int(reached[-1]) + 1) if len(reached) else (0, 0)
+    position = position.clamp(0, size - 1)
+    lower = position.floor().long().clamp(max=size - 1)
+    upper = (lower + 1).clamp(max=size - 1)
+    return Axis(source, lower, upper, (position - lower).float(), first, last)
 
 
 class _Dense:
-    """As `_Separable`, for grids turned against each other."""
+    """Scores at rows start..stop of a target that is turned against the source."""
 
     def __init__(
         self, scores: torch.Tensor, to_source: torch.Tensor, shape: Sequence[int], start: int, stop: int

@@ -22,6 +22,7 @@ from labelserver.contracts.datastore import Datastore
 from labelserver.contracts.progress import current_progress
 from labelserver.domain.errors import LabelServerError, TaskFailed
 from labelserver.tasks.base import InferTask, ScoringMethod
+from labelserver.tasks.image_places import cache_home_of, kept_as
 from labelserver.tasks.scoring import skipped
 from labelserver.tasks.train_request import whole_number
 
@@ -188,7 +189,8 @@ class EpistemicScoring(ScoringMethod):
         asked = {key: value for key, value in request.items() if key not in own}
         asked |= {"image": datastore.get_image_uri(image_id), "skip_writer": True}
         try:
-            _, data = self.infer_task(asked)
+            with kept_as(image_id, cache_home_of(datastore), in_a_hurry=False):
+                _, data = self.infer_task(asked)
             return as_probabilities(data["pred"])
         except LabelServerError:
             raise

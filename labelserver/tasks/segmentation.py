@@ -14,7 +14,7 @@ from labelserver.domain.errors import InvalidParams
 from labelserver.tasks.base import InferType, Labels, numbered_labels
 from labelserver.tasks.infer import BasicInferTask
 from labelserver.tasks.transform_runs import Transforms
-from labelserver.tasks.transforms import ArgmaxOnOriginalGridd, CacheTransformDatad, LoadVolumed
+from labelserver.tasks.transforms import ArgmaxOnOriginalGridd, LoadVolumed
 
 #: patient axes, first the end an index counts away from
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -87,7 +87,6 @@ class SegmentationInfer(BasicInferTask):
             Orientationd(keys="image", axcodes=self.orientation, labels=AXES),
             Spacingd(keys="image", pixdim=self.spacing_mm, mode="bilinear"),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
-            CacheTransformDatad(keys="image"),
         ]
 
     def inferer(self, data: dict[str, Any] | None = None) -> Inferer:

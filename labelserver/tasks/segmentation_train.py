@@ -25,13 +25,15 @@ from monai.transforms import (
     SpatialPadd,
 )
 
-from labelserver.domain.schema import channels_of_values
+from labelserver.domain.schema import NOT_ANNOTATED, channels_of_values
 from labelserver.tasks import train_metrics as metrics
 from labelserver.tasks import train_request as asked
 from labelserver.tasks.base import Labels, numbered_labels
 from labelserver.tasks.segmentation import AXES
 from labelserver.tasks.train import BasicTrainTask, Context, Transforms
-from labelserver.tasks.transforms import LoadVolumed
+from labelserver.tasks.train_labels import ANNOTATED, is_partly_annotated
+from labelserver.tasks.train_losses import PartlyAnnotatedDiceCE
+from labelserver.tasks.transforms import LoadAnnotatedd, LoadVolumed
 
 _BOTH = ("image", "label")
 
@@ -45,10 +47,20 @@ class OnlyKnownLabelsd(MapTransform):
     So a richer label file can be trained on, and one whose schema numbers the labels otherwise than the network does.
     """
 
-    def __init__(self, keys: Any, largest: int, channels: Mapping[int, int] | None = None) -> None:
-        """`channels`: value in the file -> channel, 1 to `largest`; without it they are the same."""
+    leaves_other_keys = True
+
+    def __init__(
+        self, keys: Any, largest: int, channels: Mapping[int, int] | None = None, *, keep_unknown: bool = False
+    ) -> None:
+        """Args:
+        keys: of the label.
+        largest: number of labels.
+        channels: value in the file -> channel, 1 to `largest`; without it they are the same.
+        keep_unknown: 255 means "not annotated" and stays.
+        """
         super().__init__(keys)
         self._largest = largest
+        self._keep_unknown = keep_unknown
         same = {value: value for value in range(1, largest + 1)}
         self._channels = None if channels is None or dict(channels) == same else dict(channels)
 
@@ -56,18 +68,25 @@ class OnlyKnownLabelsd(MapTransform):
         found = dict(data)
         for key in self.key_iterator(found):
             value = found[key]
+            unknown = value == NOT_ANNOTATED if self._keep_unknown else None
             if self._channels is None:
                 value[(value < 0) | (value > self._largest)] = 0
+                if unknown is not None:
+                    value[unknown] = NOT_ANNOTATED
                 continue
             stored = value * 1  # a copy with the metadata, of an array or a tensor
             value[...] = 0
             for number, channel in self._channels.items():
                 value[stored == number] = channel
+            if unknown is not None:
+                value[unknown] = NOT_ANNOTATED
         return found
 
 
 class SegmentationTrain(BasicTrainTask):
     """Training of a segmentation network on patches"""
+
+    reads_stored_values = True
 
     def __init__(
         self,
@@ -90,7 +109,8 @@ class SegmentationTrain(BasicTrainTask):
         A label file holds the values of the project's schema, which become 1..N in the order of the labels by their
         names; without a schema it holds 1..N. Other values count as background. Patches are drawn so that
         every label, and background, is in the middle equally often. Images are never mirrored: left and right organs
-        are different labels. The options that this class adds to the request, with defaults:
+        are different labels. What nobody annotated, in space or of the labels, is neither learned nor measured. The
+        options that this class adds to the request, with defaults:
 
         - ``learning_rate`` 0.004, falling along a cosine to nearly 0 at the last epoch;
         - ``patches_per_case`` 4: of one image, together one step's batch (times ``train_batch_size``);
@@ -140,18 +160,26 @@ class SegmentationTrain(BasicTrainTask):
         return LrScheduleHandler(lr_scheduler=scheduler, print_lr=False)
 
     def loss_function(self, context: Context) -> Callable[..., Any]:
+        if is_partly_annotated(context):
+            return PartlyAnnotatedDiceCE()
         loss: Callable[..., Any] = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
         return loss
+
+    def train_iteration_update(self, context: Context) -> Callable[..., Any] | None:
+        """Tells the loss and the metrics which labels were looked for in the cases of the step."""
+        return _partly_annotated_step if is_partly_annotated(context) else None
 
     def _fixed_transforms(self, context: Context) -> list[Any]:
         channels = channels_of_values(self._names, context.label_values)
         low, high = self.intensity_window
+        partly = is_partly_annotated(context)
         return [
             LoadVolumed(keys=_BOTH),
+            *([LoadAnnotatedd("label", len(self._names) + 1, channels)] if partly else []),
             Orientationd(keys=_BOTH, axcodes=self.orientation, labels=AXES),
             Spacingd(keys=_BOTH, pixdim=self.spacing_mm, mode=("bilinear", "nearest")),
             ScaleIntensityRanged(keys="image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
-            OnlyKnownLabelsd(keys="label", largest=len(self._names), channels=channels),
+            OnlyKnownLabelsd(keys="label", largest=len(self._names), channels=channels, keep_unknown=partly),
             EnsureTyped(keys="image", dtype=torch.float32),
             EnsureTyped(keys="label", dtype=torch.uint8),
         ]
@@ -171,14 +199,15 @@ class SegmentationTrain(BasicTrainTask):
                 indices_key="label_cls_indices",
                 warn=False,
             ),
-            SelectItemsd(keys=_BOTH),
+            SelectItemsd(keys=_kept(context)),
             RandScaleIntensityd(keys="image", factors=0.1, prob=0.5),
             RandShiftIntensityd(keys="image", offsets=0.05, prob=0.5),
             EnsureTyped(keys=_BOTH, track_meta=False),  # plain tensors: the network need not carry metadata along
         ]
 
     def val_pre_transforms(self, context: Context) -> Transforms:
-        return [*self._fixed_transforms(context), SelectItemsd(keys=_BOTH), EnsureTyped(keys=_BOTH, track_meta=False)]
+        selected = SelectItemsd(keys=_kept(context))
+        return [*self._fixed_transforms(context), selected, EnsureTyped(keys=_BOTH, track_meta=False)]
 
     def train_data_loader(self, context: Context, num_workers: int = 0, shuffle: bool = True) -> Any:
         dataset = self._dataset(context, context.train_datalist, is_train=True)
@@ -206,6 +235,19 @@ class SegmentationTrain(BasicTrainTask):
 
     def val_key_metric(self, context: Context) -> dict[str, Any]:
         return metrics.region_wise_metrics(self._labels, self.VAL_METRIC_MEAN_DICE, "val")
+
+
+def _kept(context: Context) -> tuple[str, ...]:
+    return (*_BOTH, ANNOTATED) if is_partly_annotated(context) else _BOTH
+
+
+def _partly_annotated_step(engine: Any, batch: Mapping[str, Any]) -> Any:
+    """One step of a MONAI engine whose loss hears what was annotated."""
+    if isinstance(engine.loss_function, PartlyAnnotatedDiceCE):
+        engine.loss_function.annotated = batch[ANNOTATED]
+    output = engine._iteration(engine, batch)
+    output[ANNOTATED] = batch[ANNOTATED]
+    return output
 
 
 class _Cosine:

@@ -1,6 +1,8 @@
 """Ready-made strategies, and how the answer of any strategy becomes the document a client gets. Torch-free.
 
-The names in `READY_MADE` run in the server process; a strategy of an app's own runs in the lead worker.
+The names in `READY_MADE` run in the server process; a strategy of an app's own runs in the lead worker. Where the
+store fixes sides, the ready-made ones see to it that one of the first four labels is of a held-out image: without one
+nobody can say whether a model got better.
 """
 
 from __future__ import annotations
@@ -8,17 +10,22 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from labelserver.contracts.datastore import Datastore, DefaultLabelTag, ImageListing
+from labelserver.contracts.splits import SplitStore
 from labelserver.domain.errors import TaskFailed
+from labelserver.domain.json_types import JsonObject
 from labelserver.tasks.base import Strategy
 
 #: Of so many images, chosen evenly, `Random` takes one by its weight.
 _SAMPLE = 64
+
+#: id and info
+_Offered = tuple[str, JsonObject]
 
 
 def _candidates(request: Mapping[str, Any], datastore: Datastore) -> list[str]:
@@ -32,6 +39,21 @@ def _listing(request: Mapping[str, Any], datastore: Datastore) -> ImageListing |
     """The store itself where its lists cost the same at any size and the request asks for what they hold."""
     plain = request.get("label_tag") in (None, "", DefaultLabelTag.FINAL) and not request.get("labels")
     return datastore if plain and isinstance(datastore, ImageListing) else None
+
+
+def _due(datastore: Datastore, images: Iterable[_Offered]) -> list[_Offered]:
+    """Those of `images` that are of the side that the next label should be of; none if any will do, or none is."""
+    side = datastore.side_due() if isinstance(datastore, SplitStore) else None
+    if side is None or not isinstance(datastore, SplitStore):
+        return []
+    found: list[_Offered] = []
+    walked = iter(images)
+    while offered := list(islice(walked, _SAMPLE)):
+        sides = datastore.sides([image for image, _ in offered])
+        found += [pair for pair in offered if pair[0] in sides and sides[pair[0]].side is side]
+        if len(found) >= _SAMPLE:
+            break
+    return found[:_SAMPLE]
 
 
 def _served_ts(info: Mapping[str, Any], name: str) -> float:
@@ -56,6 +78,7 @@ class Random(Strategy):
             images = [(i, datastore.get_image_info(i)) for i in _candidates(request, datastore)]
         if not images:
             return None
+        images = _due(datastore, listing.unlabeled() if listing is not None else images) or images
         name = str(request.get("strategy") or "random")
         now = time.time()
         weights = [max(1, int(now - _served_ts(info, name))) for _, info in images]
@@ -86,10 +109,12 @@ class Last(Strategy):
 def _at_the_end(request: Mapping[str, Any], datastore: Datastore, *, last: bool) -> dict[str, Any] | None:
     listing = _listing(request, datastore)
     if listing is not None:
-        found = next(listing.unlabeled(last_first=last), None)
+        due = _due(datastore, listing.unlabeled(last_first=last))
+        found = due[0] if due else next(listing.unlabeled(last_first=last), None)
         return {"id": found[0]} if found is not None else None
-    images = _candidates(request, datastore)
-    return {"id": max(images) if last else min(images)} if images else None
+    images = sorted(_candidates(request, datastore), reverse=last)
+    images = [image for image, _ in _due(datastore, ((image, {}) for image in images))] or images
+    return {"id": images[0]} if images else None
 
 
 class HighestScore(Strategy):
@@ -112,7 +137,7 @@ class HighestScore(Strategy):
         name = str(request.get("strategy") or self.key)
         now = time.time()
         chosen: tuple[float, str, float] | None = None
-        for image, score, info in islice(self._ranked(request, datastore), self.k or None):
+        for image, score, info in islice(self._of_due_side(request, datastore), self.k or None):
             served = _served_ts(info, name)
             if now - served > self.reset:
                 chosen = (0.0, image, score)
@@ -126,6 +151,15 @@ class HighestScore(Strategy):
         if score > -math.inf:
             answer[self.key] = {"score": score, "ts": int(now)}
         return answer
+
+    def _of_due_side(
+        self, request: Mapping[str, Any], datastore: Datastore
+    ) -> Iterable[tuple[str, float, Mapping[str, Any]]]:
+        """As `_ranked`, only those that the next label should be of, if it matters and there are any."""
+        due = {image for image, _ in _due(datastore, ((i, info) for i, _, info in self._ranked(request, datastore)))}
+        if not due:
+            return self._ranked(request, datastore)
+        return [item for item in self._ranked(request, datastore) if item[0] in due]
 
     def _ranked(self, request: Mapping[str, Any], datastore: Datastore) -> Iterator[tuple[str, float, dict[str, Any]]]:
         """(id, score, info) of images with a score, best first, ties by id; of all images by id if none has one."""
@@ -183,12 +217,28 @@ def choose_next(
     Raises:
         TaskFailed: the strategy answered something else.
     """
+    chosen = chosen_by(name, strategy, request, datastore)
+    return completed(name, chosen, request, datastore) if chosen else {}
+
+
+def chosen_by(
+    name: str,
+    strategy: Callable[[dict[str, Any], Datastore], dict[str, Any] | str | None],
+    request: Mapping[str, Any],
+    datastore: Datastore,
+) -> dict[str, Any]:
+    """What a strategy says: at least ``id``; ``{}`` when nothing is left. Raises `TaskFailed` for another answer."""
     answer = strategy({**request, "strategy": name}, datastore)
     if not answer:
         return {}
     chosen = {"id": answer} if isinstance(answer, str) else answer
     if not isinstance(chosen, Mapping) or not isinstance(chosen.get("id"), str):
         raise TaskFailed(f"The strategy {name} must answer an image id, a dict with 'id', or None.")
+    return dict(chosen)
+
+
+def completed(name: str, chosen: Mapping[str, Any], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    """`chosen` with the image's info, ``name`` and ``path``; the info remembers who was offered the image when."""
     image_id = str(chosen["id"])
     info = datastore.get_image_info(image_id)
     path = datastore.get_image_uri(image_id)

@@ -20,18 +20,26 @@ from monai.handlers import LrScheduleHandler, ValidationHandler, stopping_fn_fro
 from monai.inferers import Inferer, SimpleInferer
 
 from labelserver.contracts.datastore import Datastore
-from labelserver.domain.splits import held_out
-from labelserver.storage.memory import available_memory_bytes
 from labelserver.tasks import train_metrics as metrics
 from labelserver.tasks import train_request as asked
 from labelserver.tasks.base import Labels, TrainTask, listed_labels
 from labelserver.tasks.devices import device_list
 from labelserver.tasks.hooks import call_hook
 from labelserver.tasks.train_context import Case, Context
-from labelserver.tasks.train_data import CACHE_SHARE, CaseDataset, DiscreteOutputs, as_transform, prepare_cases
+from labelserver.tasks.train_data import (
+    CaseDataset,
+    DiscreteOutputs,
+    as_transform,
+    prepare_cases,
+    prepared_cases,
+)
 from labelserver.tasks.train_files import read_stats
+from labelserver.tasks.train_memory import memory_left, tell_device_memory
 from labelserver.tasks.train_run import Run
+from labelserver.tasks.train_sampled_dice import SampledDice
 from labelserver.tasks.train_seeds import EpochSampler
+from labelserver.tasks.train_speed import options as speed_options
+from labelserver.tasks.train_split import held_out_of
 from labelserver.tasks.train_tracking import MLFLOW, tracking_choices, training_handlers, validation_handlers
 from labelserver.tasks.train_weights import last_existing
 
@@ -44,15 +52,16 @@ Transforms = Any  #: a list, a Compose or any callable
 class BasicTrainTask(TrainTask):
     """Train a network on the datastore's accepted labels.
 
-    Which cases are held out is decided by each image's own id (`labelserver.domain.splits`), so it does not change when
-    images are added: with ``val_split`` 0.2 about a fifth, at least one of two or more, none of a single one.
+    Which cases are held out is fixed for each image or patient when the store first sees it (`domain.splits`), so it
+    never changes; ``val_split`` 0 holds none out. A store that fixes no sides has about ``val_split`` of the cases held
+    out by their ids: at least one of two or more, none of a single one.
     A request may name other cases by ``train_ds`` and ``val_ds`` (lists, or JSON files below the studies or the app).
 
     Args:
         model_dir: folder of the run folders, below the app.
         description: shown to people. A network may stand here instead, as older apps do.
         config: options that clients may override, merged over the defaults of `config`.
-        amp: mixed precision on a GPU.
+        amp: numbers of 16 bits on a GPU, unless the request's ``precision`` says otherwise.
         load_path: weights to start from, the last existing of several.
         load_dict: further ``name -> object`` to load from `load_path`; kept for apps, unused here.
         publish_path: the file that infer tasks read; accepted weights arrive there.
@@ -75,6 +84,10 @@ class BasicTrainTask(TrainTask):
     VAL_METRIC_MEAN_DICE: ClassVar[str] = metrics.VAL_MEAN_DICE
     TRAIN_METRIC_ACCURACY: ClassVar[str] = metrics.TRAIN_ACCURACY
     VAL_METRIC_ACCURACY: ClassVar[str] = metrics.VAL_ACCURACY
+
+    #: True if the transforms understand the values of the project's schema in label files; else they get copies with
+    #: the trainer's own values where these differ (see `labelserver.tasks.train_labels`).
+    reads_stored_values: ClassVar[bool] = False
 
     #: The model whose versions this trainer writes; empty: the name it is registered under. The app sets it where an
     #: infer task of another name reads the same `publish_path`.
@@ -137,6 +150,7 @@ class BasicTrainTask(TrainTask):
             "val_batch_size": 1,
             "multi_gpu": True,
             "gpus": "all",
+            **speed_options(),
             "dataset": ["CacheDataset", "SmartCacheDataset", "PersistentDataset", "Dataset"],
             "dataloader": ["DataLoader", "ThreadDataLoader"],
             "tracking": tracking_choices(tracking),
@@ -206,7 +220,7 @@ class BasicTrainTask(TrainTask):
             return list(train), val
         share = asked.share(request, "val_split", 0.2)
         ids = [context.image_id_of(case) for case in train]
-        chosen = held_out(ids, share, context.split_key)
+        chosen = held_out_of(ids, share, context)
         kept = [case for case, image_id in zip(train, ids, strict=True) if image_id not in chosen]
         return kept, [case for case, image_id in zip(train, ids, strict=True) if image_id in chosen]
 
@@ -214,14 +228,17 @@ class BasicTrainTask(TrainTask):
         raise NotImplementedError(f"{type(self).__name__} needs a method train_pre_transforms(self, context).")
 
     def train_post_transforms(self, context: Context) -> Transforms:
-        """From the network's output to what metrics compare: one-hot ``pred`` and ``label``."""
-        return DiscreteOutputs()
+        """From the network's output to what metrics compare: one-hot ``pred`` and ``label``.
+
+        Nothing for a trainer that leaves the metrics of the training to us: they read the network's output as it is.
+        """
+        return None if self._samples_dice() else DiscreteOutputs()
 
     def val_pre_transforms(self, context: Context) -> Transforms:
         return self.train_pre_transforms(context)
 
     def val_post_transforms(self, context: Context) -> Transforms:
-        return self.train_post_transforms(context)
+        return DiscreteOutputs() if self._samples_dice() else self.train_post_transforms(context)
 
     def train_data_loader(self, context: Context, num_workers: int = 0, shuffle: bool = True) -> Any:
         dataset = self._dataset(context, context.train_datalist, is_train=True)
@@ -234,12 +251,18 @@ class BasicTrainTask(TrainTask):
     def _dataset(
         self, context: Context, datalist: list[Case], is_train: bool, replace_rate: float = 0.25
     ) -> CaseDataset:
-        """In memory as far as it reaches, whichever cache is asked for; ``Dataset`` keeps nothing."""
+        """In memory up to the cap of the run, then from prepared cases on disk; ``Dataset`` keeps nothing."""
         hook = self.train_pre_transforms if is_train else self.val_pre_transforms
-        budget = 0 if context.dataset_type == "Dataset" else int(CACHE_SHARE * available_memory_bytes())
         transform = as_transform(call_hook(hook, context))
-        dataset = CaseDataset(datalist, transform, budget_bytes=budget, seed=context.seed)
-        prepare_cases(context, dataset)
+        if context.dataset_type == "Dataset":
+            return CaseDataset(datalist, transform, budget_bytes=0, seed=context.seed)
+        left = memory_left(context)
+        prepared = prepared_cases(context)
+        dataset = CaseDataset(datalist, transform, budget_bytes=left, seed=context.seed, prepared=prepared)
+        prepare_cases(context, dataset, "to train on" if is_train else "held out")
+        context.memory_left_bytes = left - dataset.cached_bytes
+        if is_train:
+            tell_device_memory(context, dataset.sample())
         return dataset
 
     def _dataloader(
@@ -267,6 +290,8 @@ class BasicTrainTask(TrainTask):
 
     def train_key_metric(self, context: Context) -> dict[str, Any] | None:
         """Name -> metric handler; the first entry decides. None: no metric while training."""
+        if self._samples_dice():
+            return {self.TRAIN_METRIC_MEAN_DICE: SampledDice()}
         return metrics.mean_dice(self.TRAIN_METRIC_MEAN_DICE)
 
     def val_key_metric(self, context: Context) -> dict[str, Any]:
@@ -278,6 +303,11 @@ class BasicTrainTask(TrainTask):
 
     def val_additional_metrics(self, context: Context) -> dict[str, Any] | None:
         return None
+
+    def _samples_dice(self) -> bool:
+        """Nothing of the author's looks at one-hot outputs of training steps."""
+        hooks = ("train_post_transforms", "train_key_metric", "train_additional_metrics")
+        return all(getattr(type(self), name) is getattr(BasicTrainTask, name) for name in hooks)
 
     def train_handlers(self, context: Context) -> list[Any]:
         """Learning rate, trackers, and the validation if there are held-out cases."""

@@ -18,6 +18,7 @@ import torch
 
 from labelserver.domain.errors import StoredDataInvalid
 from labelserver.domain.json_types import JsonObject
+from labelserver.domain.models import CaseMetrics
 from labelserver.tasks.train_context import BadCase, Case, Context
 from labelserver.tasks.train_files import save_torch
 
@@ -31,11 +32,14 @@ class RunState:
 
     baseline: dict[str, float] = field(default_factory=dict)
     baseline_version: int | None = None
+    baseline_cases: CaseMetrics = field(default_factory=dict)
     best_metrics: dict[str, float] = field(default_factory=dict)
+    best_cases: CaseMetrics = field(default_factory=dict)
     best_epoch: int = 0  #: 0: nothing saved yet
     best_training_epoch: int = 0
     curves: list[JsonObject] = field(default_factory=list)
     validation_due: bool = False  #: stopped within the validation of the last finished epoch
+    loss_so_far: list[float] = field(default_factory=lambda: [0.0, 0])  #: sum and count within the epoch laid down
     seconds_spent: float = 0.0  #: by the processes that ran it before it was laid down
 
 

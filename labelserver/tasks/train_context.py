@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from labelserver.domain.json_types import JsonObject
+from labelserver.domain.labels import Revision
+from labelserver.domain.models import OutputLabel
+from labelserver.domain.splits import ImageSide
 
 #: One case as transforms receive it: ``{"image": path, "label": path, ...}``, free keys by the app.
 Case = dict[str, Any]
@@ -66,6 +69,11 @@ class Context:
     seed: int = 0  #: asked for, or drawn; every random number of the run follows from it
     split_key: bytes = b""  #: of the project; decides with an image's id whether it is held out
     early_stopping: Any = None  #: ignite's EarlyStopping, if asked for
+    sides: dict[str, ImageSide] = field(default_factory=dict)  #: image id -> its fixed side, if the store has one
+    revisions: dict[str, Revision] = field(default_factory=dict)  #: image id -> the label that is trained on
+    outputs: tuple[OutputLabel, ...] = ()  #: what the network's channels stand for; () if the trainer does not say
+    cache_home: str = ""  #: where prepared cases may be kept for the next run; "": nowhere
+    memory_left_bytes: int | None = None  #: for prepared cases; None: not asked for yet
     label_values: dict[str, int] = field(default_factory=dict)  #: the project's schema: name -> value in label files
     image_ids: dict[str, str] = field(default_factory=dict)  #: image path -> image id
     bad_cases: list[BadCase] = field(default_factory=list)

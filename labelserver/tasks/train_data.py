@@ -1,7 +1,8 @@
 """Cases for a training: checked before the first epoch, prepared once, kept in memory as far as it reaches.
 
 `CaseDataset` computes the transforms before the first random one once per case. It keeps the results up to a byte
-budget; cases beyond it are prepared again in each epoch. Nothing is written or pickled.
+budget; cases beyond it are prepared again in each epoch, or read from the disk where a `case_cache` keeps them, which
+the next run finds them in, too. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -29,17 +30,26 @@ from monai.transforms import (
 )
 from torch.utils.data import get_worker_info
 
+from labelserver import settings
 from labelserver.contracts.progress import current_progress
 from labelserver.domain.errors import LabelServerError, TaskFailed, UnsupportedFormat
 from labelserver.domain.geometry import Grid
+from labelserver.domain.schema import NOT_ANNOTATED
 from labelserver.imaging.volumes import read_grid
+from labelserver.tasks.case_cache import CaseCache
+from labelserver.tasks.kept_heads import FOLDER
+from labelserver.tasks.prepared_cases import PreparedCases
+from labelserver.tasks.split_cases import CaseMaker, SplitCases, WholeCases, split_of
 from labelserver.tasks.train_context import BadCase, Case, Context
+from labelserver.tasks.train_memory import DatasetKind, MemoryPlan, planned
+from labelserver.tasks.train_sampled_dice import largest_channel
 from labelserver.tasks.train_seeds import mixed
+from labelserver.tasks.transform_code import code_hash
 
 logger = logging.getLogger(__name__)
 
-#: Share of the free memory that prepared cases may take; the rest is for the network, batches and the worker beside.
-CACHE_SHARE = 0.4
+#: What a request may call a data set that reads from the disk what it does not hold.
+BOUNDED_TYPES = ("PersistentDataset", "SmartCacheDataset")
 
 #: They only look at what they get and hand out small views of it, so the whole volume need not be copied first.
 _CROPS = (RandCropByPosNegLabeld, RandCropByLabelClassesd, RandSpatialCropd, RandSpatialCropSamplesd, RandWeightedCropd)
@@ -64,18 +74,25 @@ def as_transform(given: Any) -> Callable[[Any], Any] | None:
 class DiscreteOutputs:
     """``pred`` (C, ...) of a network and ``label`` (1, ...) to one-hot (C, ...), without being told C.
 
-    One channel is read as a sigmoid's input, more as classes with background first.
+    One channel is read as a sigmoid's input, more as classes with background first. Where the label says that nobody
+    looked (255), both become empty, so that no metric counts it.
     """
 
     def __call__(self, data: Any) -> Any:
         found = dict(data)
         pred, label = found["pred"], found["label"]
         channels = pred.shape[0]
+        known = None
+        if label.shape[0] == 1 and bool((unknown := label == NOT_ANNOTATED).any()):
+            known = ~unknown
+            label = label * known
         if channels == 1:
             found["pred"], found["label"] = (pred > 0).float(), (label > 0).float()
-            return found
-        found["pred"] = one_hot(pred.argmax(0, keepdim=True), channels, dim=0)
-        found["label"] = one_hot(label, channels, dim=0) if label.shape[0] == 1 else label
+        else:
+            found["pred"] = one_hot(largest_channel(pred)[None], channels, dim=0)
+            found["label"] = one_hot(label, channels, dim=0) if label.shape[0] == 1 else label
+        if known is not None:
+            found["pred"], found["label"] = found["pred"] * known, found["label"] * known
         return found
 
 
@@ -120,20 +137,42 @@ class CaseDataset(Dataset):
     """
 
     def __init__(
-        self, data: Sequence[Case], transform: Callable[[Any], Any] | None, *, budget_bytes: int, seed: int
+        self,
+        data: Sequence[Case],
+        transform: Callable[[Any], Any] | None,
+        *,
+        budget_bytes: int,
+        seed: int,
+        prepared: Callable[[str], PreparedCases] | None = None,
     ) -> None:
+        """
+        Args:
+            data: the cases.
+            transform: of a case.
+            budget_bytes: of memory for prepared cases; never exceeded.
+            seed: of the run.
+            prepared: gives the prepared cases on disk that these transforms (by their hash) made; None: none are kept.
+        """
         super().__init__(data=list(data), transform=transform if transform is not None else dict)
         self.epoch: int | None = None
         self.cached_bytes = 0
         self._seed = seed
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
+        self._sizes: dict[int, int] = {}
         self._prepared: dict[int, Any] = {}
         self._first_random = _first_random(transform)
+        self.on_disk: PreparedCases | None = None
+        self._maker: CaseMaker = WholeCases(self.transform, None)
+        if self._first_random is not None:
+            self._maker = _maker(self.transform, self._first_random)
+            if prepared is not None:
+                code = code_hash(self.transform.transforms[: self._first_random])
+                self.on_disk = prepared(code) if code is not None else None
 
     @property
     def keeps(self) -> bool:
-        """Whether anything may stay in memory."""
-        return self._budget_bytes > 0 and self._first_random is not None
+        """Whether anything may stay in memory or on disk."""
+        return self._first_random is not None and (self.budget_bytes > 0 or self.on_disk is not None)
 
     def prepare(self) -> Iterator[tuple[int, str | None]]:
         """Load every case once; yields (index, what is wrong with it or None)."""
@@ -150,7 +189,23 @@ class CaseDataset(Dataset):
         """Forget cases, by index."""
         kept = [index for index in range(len(self.data)) if index not in indices]
         self._prepared = {new: self._prepared[old] for new, old in enumerate(kept) if old in self._prepared}
+        self._sizes = {new: self._sizes[old] for new, old in enumerate(kept) if old in self._sizes}
         self.data: list[Case] = [self.data[index] for index in kept]
+
+    def sample(self) -> Any:
+        """One item as the network gets it; None if there is none, or the app's transforms cannot make one."""
+        try:
+            self.epoch = 0
+            return self._transform(0) if self.data else None
+        except Exception as error:  # the app's code; the first epoch will meet it again, and say so
+            logger.info("no sample of the data set", exc_info=error)
+            return None
+        finally:
+            self.epoch = None
+
+    def size_of(self, index: int) -> int:
+        """Bytes of the case as it was prepared last; 0 before that."""
+        return self._sizes.get(index, 0)
 
     @property
     def cached_cases(self) -> int:
@@ -174,14 +229,15 @@ class CaseDataset(Dataset):
         return self._random_part(self._prepared[index], self._first_random)
 
     def _fixed_part(self, index: int) -> Any:
-        if self._first_random is None:
-            return self.transform(dict(self.data[index]))
-        return self.transform(dict(self.data[index]), end=self._first_random)
+        case = self.data[index]
+        return (
+            self._maker.made(case, None).item if self.on_disk is None else self.on_disk.get_or_make(case, self._maker)
+        )
 
     def _random_part(self, item: Any, first: int) -> Any:
         """Run the random transforms so that they cannot change what is kept."""
         steps = self.transform.transforms
-        if first < len(steps) and isinstance(steps[first], _CROPS):
+        if first < len(steps) and (isinstance(steps[first], _CROPS) or getattr(steps[first], "hands_out_views", False)):
             return self._from_step(_copied(self.transform(item, start=first, end=first + 1)), first + 1)
         return self._from_step(_copied(item), first)
 
@@ -189,15 +245,17 @@ class CaseDataset(Dataset):
         return self.transform(item, start=start) if start < len(self.transform.transforms) else item
 
     def _keep(self, index: int, item: Any) -> None:
-        size = _bytes_of(item)
-        if self._first_random is None or index in self._prepared or self.cached_bytes + size > self._budget_bytes:
+        size = self._sizes[index] = _bytes_of(item)
+        if self._first_random is None or index in self._prepared or self.cached_bytes + size > self.budget_bytes:
             return
         self._prepared[index] = item
         self.cached_bytes += size
 
 
-def prepare_cases(context: Context, dataset: CaseDataset) -> None:
+def prepare_cases(context: Context, dataset: CaseDataset, what: str = "") -> None:
     """Load all cases of a data set once; what cannot be loaded is left out of the run and named.
+
+    Before that it is said what they will take, and how they are held therefore.
 
     Raises:
         StopAsked: the job was asked to end meanwhile.
@@ -205,7 +263,10 @@ def prepare_cases(context: Context, dataset: CaseDataset) -> None:
     if not dataset.keeps:
         return
     progress, bad, last_s = current_progress(), set[int](), time.monotonic()
+    plan = None
     for index, problem in dataset.prepare():
+        if plan is None and problem is None:
+            plan = _told_plan(context, dataset, index, what)
         if progress.should_stop():
             raise StopAsked
         if problem is not None:
@@ -219,8 +280,33 @@ def prepare_cases(context: Context, dataset: CaseDataset) -> None:
         dataset.drop(bad)
         for cases in (context.train_datalist, context.val_datalist):
             cases[:] = [case for case in cases if not any(case is other for other in gone)]
-    if dataset.cached_cases < len(dataset.data):
-        progress.log(f"{dataset.cached_cases} of {len(dataset.data)} cases fit in memory; the others load each epoch.")
+    if dataset.on_disk is not None:
+        progress.report({"cases_prepared": dataset.on_disk.made, "cases_found": dataset.on_disk.found})
+    if (plan is not None and plan.kind is DatasetKind.BOUNDED) or dataset.cached_cases < len(dataset.data):
+        progress.log(f"{dataset.cached_cases} of {len(dataset.data)} cases stay in memory.")
+
+
+def prepared_cases(context: Context) -> Callable[[str], PreparedCases] | None:
+    """Where prepared cases of this run are kept between runs; None if nowhere."""
+    limit = settings.current().case_cache_bytes
+    if not context.cache_home or limit <= 0:
+        return None
+    cache = CaseCache(Path(context.cache_home) / FOLDER, limit)
+    return lambda code: PreparedCases(cache, code, context.image_id_of)
+
+
+def _told_plan(context: Context, dataset: CaseDataset, first: int, what: str) -> MemoryPlan:
+    """Say what all cases will take, judging by the first."""
+    plan = planned(
+        dataset.data,
+        dataset.size_of(first),
+        dataset.budget_bytes,
+        on_disk=dataset.on_disk is not None,
+        wants_bounded=context.dataset_type in BOUNDED_TYPES,
+    )
+    current_progress().log(plan.sentence(what))
+    current_progress().report({"memory_plan": plan.to_json()})
+    return plan
 
 
 def leave_out(context: Context, case: Case, reason: str) -> None:
@@ -232,6 +318,14 @@ def leave_out(context: Context, case: Case, reason: str) -> None:
 
 class StopAsked(Exception):
     """A job was asked to end before its first step; nothing was begun that needs a checkpoint."""
+
+
+def _maker(transform: Compose, first: int) -> CaseMaker:
+    """Prepares cases by the steps before `first`: image and label apart, as far as that is known to be the same."""
+    split = split_of(transform.transforms[:first])
+    if split is None or transform.lazy:
+        return WholeCases(transform, first)
+    return SplitCases(split, transform, first)
 
 
 def _first_random(transform: Any) -> int | None:

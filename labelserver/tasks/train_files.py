@@ -11,7 +11,7 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -37,9 +37,33 @@ def state_of(network: Any) -> dict[str, torch.Tensor]:
 
 
 def save_torch(path: Path, content: Any) -> None:
-    """``torch.save`` that appears whole. Raises `DiskFull`, `StorageFailed`."""
+    """``torch.save`` that appears whole. Raises `DiskFull`, `StorageFailed`; an earlier file stays as it was."""
     with atomic.replacing(path) as stream:
-        torch.save(content, stream)
+        watched = _Watched(stream)
+        try:
+            torch.save(content, cast(BinaryIO, watched))
+        except RuntimeError as error:  # torch's writer says only that writing failed
+            if watched.failure is not None:
+                raise watched.failure from error
+            raise
+
+
+class _Watched:
+    """A binary stream that remembers why writing to it failed."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def save_version_files(folder: Path, state: dict[str, torch.Tensor]) -> tuple[Path, Path]:
@@ -75,6 +99,35 @@ class RunFiles:
         found = {_epoch_of(path): path for path in self._folder.glob("checkpoint_epoch=*.pt")}
         for number in sorted(found)[: max(0, len(found) - self._keep)]:
             found[number].unlink(missing_ok=True)
+
+    def keep_best(self, folder: Path) -> None:
+        """Let `folder` hold on to the best weights so far: another run of the same name may replace them.
+
+        Files here are replaced and never rewritten, so a second name for the same content is enough.
+        """
+        for file in (self.best, self.best_training):
+            if file.exists():
+                with atomic.storage_errors(file.name):
+                    _second_name(file, folder / file.name)
+
+    def restore_best(self, folder: Path) -> None:
+        """Put back what `keep_best` kept."""
+        for file in (self.best, self.best_training):
+            if (folder / file.name).exists():
+                atomic.copy_file(folder / file.name, file)
+
+    def forget_kept(self, folder: Path) -> None:
+        for file in (self.best, self.best_training):
+            (folder / file.name).unlink(missing_ok=True)
+
+
+def _second_name(file: Path, name: Path) -> None:
+    """A link where the file system has them, else a copy."""
+    name.unlink(missing_ok=True)
+    try:
+        name.hardlink_to(file)
+    except OSError:
+        atomic.copy_file(file, name)
 
 
 def _epoch_of(path: Path) -> int:

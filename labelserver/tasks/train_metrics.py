@@ -10,6 +10,9 @@ import torch
 from ignite.metrics import Metric as IgniteMetric
 from monai.handlers import MeanDice, RootMeanSquaredError, from_engine
 
+from labelserver.domain.schema import NOT_ANNOTATED
+from labelserver.tasks.train_sampled_dice import as_plain, largest_channel
+
 Metrics = dict[str, Any]
 
 TRAIN_MEAN_DICE = "train_mean_dice"
@@ -113,12 +116,23 @@ class _Confusion:
     def clear(self) -> None:
         self.matrix, self.seen = torch.zeros_like(self.matrix), 0
 
-    def add(self, pred: torch.Tensor, label: torch.Tensor) -> None:
-        """Count one step in `_COUNTED_STEPS`; `pred` (B, C, ...) scores, `label` (B, 1, ...) values."""
+    def add(self, pred: torch.Tensor, label: torch.Tensor, annotated: torch.Tensor | None = None) -> None:
+        """Count one step in `_COUNTED_STEPS`; `pred` (B, C, ...) scores, `label` (B, 1, ...) values.
+
+        Voxels of the value 255 are not counted. `annotated` (B, C) is 0 for channels that nobody looked for in a case:
+        such an answer counts as background.
+        """
         self.seen += 1
         if (self.seen - 1) % _COUNTED_STEPS:
             return
-        pairs = label[:, 0].long() * self.classes + pred.argmax(1)
+        answer, truth = largest_channel(pred, 1), as_plain(label)[:, 0].long()
+        if annotated is not None:
+            looked = annotated.to(answer.device) > 0
+            batch = torch.arange(len(answer), device=answer.device).reshape(-1, *[1] * (answer.ndim - 1))
+            answer = answer * looked[batch, answer]
+            known = truth != NOT_ANNOTATED
+            answer, truth = answer[known], truth[known]
+        pairs = truth * self.classes + answer
         found = torch.bincount(pairs.flatten(), minlength=self.classes**2)
         self.matrix = self.matrix.to(found.device) + found.reshape(self.classes, self.classes)
 
@@ -128,7 +142,7 @@ class _DiceOf(IgniteMetric):
 
     def __init__(self, counts: _Confusion, classes: list[int], *, owner: bool = False) -> None:
         self._counts, self._classes, self._owner = counts, classes, owner
-        super().__init__(output_transform=lambda output: (output["pred"], output["label"]))
+        super().__init__(output_transform=lambda output: (output["pred"], output["label"], output.get("annotated")))
 
     def reset(self) -> None:
         if self._owner:
@@ -136,8 +150,8 @@ class _DiceOf(IgniteMetric):
 
     def update(self, output: Any) -> None:
         if self._owner:
-            pred, label = output
-            self._counts.add(pred.detach(), label)
+            pred, label, annotated = output
+            self._counts.add(pred.detach(), label, annotated)
 
     def compute(self) -> float:
         matrix = self._counts.matrix.double()

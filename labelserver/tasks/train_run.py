@@ -1,7 +1,7 @@
 """One run of a trainer, from the request to a model version: in which order hooks are called, and what lies between.
 
 Order: request, cases, network, optimizer, evaluator, trainer, `finalize`, resume or baseline, the epochs, the result.
-One process; several GPUs are used by one process each in a later release, so `multi_gpu` picks the first one now.
+Several processes may train together (see `train_ranks`): all go through this page; the first alone speaks and writes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from monai.engines import SupervisedEvaluator, SupervisedTrainer
 
 from labelserver.contracts.datastore import Datastore
-from labelserver.contracts.labels import SchemaStore
 from labelserver.contracts.model_store import current_version_writer
 from labelserver.contracts.progress import current_progress
-from labelserver.domain.errors import DeviceMemoryFull, LabelNotFound
+from labelserver.contracts.ranks import Rank, current_rank, current_rank_starter
+from labelserver.domain.errors import DeviceMemoryFull
+from labelserver.domain.models import ModelVersion
 from labelserver.tasks import train_checkpoint as checkpoint
+from labelserver.tasks import train_ranks as ranks
 from labelserver.tasks import train_request as asked
 from labelserver.tasks import train_weights as weights
 from labelserver.tasks.devices import name_to_device
 from labelserver.tasks.hooks import call_hook
+from labelserver.tasks.train_cases import unseen
 from labelserver.tasks.train_context import Case, Context
-from labelserver.tasks.train_data import StopAsked, as_transform, header_problem, leave_out
+from labelserver.tasks.train_data import StopAsked
+from labelserver.tasks.train_engines import build_engines, evaluator_of
 from labelserver.tasks.train_files import RunFiles, save_torch, state_of
-from labelserver.tasks.train_metrics import is_better
-from labelserver.tasks.train_seeds import EpochSampler, drawn_seed, seed_libraries
+from labelserver.tasks.train_labels import with_training_labels
+from labelserver.tasks.train_outputs import counts_differ
+from labelserver.tasks.train_outputs import described as classes_changed
+from labelserver.tasks.train_partition import partition
+from labelserver.tasks.train_seeds import EpochSampler, deterministic, drawn_seed, seed_libraries
+from labelserver.tasks.train_speed import Speed, lay_out, speed_of, speed_up
+from labelserver.tasks.train_split import learn_from_store
 from labelserver.tasks.train_watch import EpochWatch, MetaTracking, StepWatch
 
 if TYPE_CHECKING:
@@ -37,7 +45,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NO_CASE = "There is no labeled image to train on: submit at least one label, then train again."
+#: seconds of work that a kill may cost, unless the request says otherwise.
+CHECKPOINT_EVERY_S = 60
 
 
 class Run:
@@ -58,21 +67,45 @@ class Run:
         self._state = checkpoint.RunState()
         self._resumed: checkpoint.Resumed | None = None
         self._handlers: list[Any] = []
+        self._speed: Speed
         publish_path = task._publish_path
         self._publish_path = Path(publish_path) if publish_path else None
+        self._meeting: Path | None = None  #: where the ranks meet, if there are several
 
     def execute(self, datastore: Datastore) -> dict[str, Any]:
         """Run on the datastore's cases. See `BasicTrainTask.__call__`."""
         task, request = self._task, self._request
         self._read_checkpoint()
-        self._context.image_ids = {datastore.get_image_uri(i): i for i in datastore.get_labeled_images()}
-        self._context.split_key = _split_key(datastore)
-        self._context.label_values = datastore.label_values() if isinstance(datastore, SchemaStore) else {}
+        self._context.split_key = split_key_of(datastore)
+        learn_from_store(self._context, datastore, task._labels)
+        rank = current_rank()
+        if rank is not None:
+            return self._train_as(rank)
         try:
-            cases = call_hook(task.pre_process, request, datastore) or []
-            return self.train(0, 1, list(cases))
+            cases = list(call_hook(task.pre_process, request, datastore) or [])
+            stored = task.reads_stored_values
+            cases = with_training_labels(self._context, cases, datastore, task._labels, reads_stored=stored)
+            return self._train_together(cases)
         finally:
             call_hook(task.cleanup, request)
+
+    def _train_together(self, cases: list[Case]) -> dict[str, Any]:
+        """Train with as many processes as are asked for, if somebody can start them."""
+        starter, folder = current_rank_starter(), self._progress.folder
+        count = ranks.ranks_wanted(self._request)
+        if count < 2 or starter is None or folder is None:
+            return self.train(0, 1, cases)
+        self._meeting = ranks.new_meeting(folder)
+        self._progress.log(f"{count} processes train together.")
+        with starter.others(count), ranks.joined(Rank(0, count), self._request, self._meeting):
+            return self.train(0, count, cases)
+
+    def _train_as(self, rank: Rank) -> dict[str, Any]:
+        """Train as one of the further processes: what there is to train on is said by the first."""
+        assert self._progress.folder is not None
+        self._meeting = ranks.meeting_of(self._progress.folder)
+        with ranks.joined(rank, self._request, self._meeting):
+            return self.train(rank.number, rank.count, [])
 
     def train(self, local_rank: int, world_size: int, datalist: list[Case]) -> dict[str, Any]:
         """Run on given cases. Raises as `BasicTrainTask.__call__`."""
@@ -102,6 +135,8 @@ class Run:
         task, request, context = self._task, self._request, self._context
         name = asked.run_name(request, "train_01")
         output_dir = Path(task._model_dir) / name
+        if self._meeting is not None and local_rank > 0:
+            output_dir = self._meeting / f"rank_{local_rank}"  # what only the first keeps
         output_dir.mkdir(parents=True, exist_ok=True)
         context.request, context.run_id = request, str(request["run_id"])
         context.output_dir = str(output_dir)
@@ -116,13 +151,14 @@ class Run:
         context.pretrained = asked.truth(request, "pretrained", True)
         context.local_rank, context.world_size = local_rank, world_size
         context.multi_gpu = asked.truth(request, "multi_gpu", True) and world_size > 1
-        context.device = torch.device(_device(request))
+        context.device = ranks.device_of(local_rank, request) if world_size > 1 else torch.device(_device(request))
         tracking = request.get("tracking")
         context.tracking = str(tracking[0] if isinstance(tracking, list) and tracking else tracking)
         for key in ("tracking_uri", "tracking_experiment_name", "tracking_run_name"):
             setattr(context, key, request.get(key) or None)
         seed = request.get("seed")
-        context.seed = drawn_seed() if seed in (None, "") else asked.whole_number(request, "seed", 0, least=0)
+        chosen = drawn_seed() if seed in (None, "") else asked.whole_number(request, "seed", 0, least=0)
+        context.seed = ranks.seed_of_first(chosen)
 
     def _train(self) -> dict[str, Any]:
         task, context = self._task, self._context
@@ -130,12 +166,15 @@ class Run:
             context.seed, self._state = self._resumed.seed, self._resumed.state
             context.start_ts -= self._state.seconds_spent
         seed_libraries(context.seed)
-        self._partition()
+        partition(task, context, self._progress, self._resumed, self._meeting)
         context.network = call_hook(task.network, context).to(context.device)
+        speed = self._speed = speed_of(self._request, context.device, amp=task._amp)
+        lay_out(context.network, speed)
         if self._resumed is None:
             self._load_start()
+        speed_up(context.network, speed, context.device, self._progress.log)
         context.optimizer = call_hook(task.optimizer, context)
-        self._build_engines()
+        self._handlers = build_engines(task, context, amp=speed.scales_loss)
         call_hook(task.finalize, context)
         files = RunFiles(
             Path(context.output_dir),
@@ -144,132 +183,77 @@ class Run:
             interval=task._train_save_interval,
             keep=task._n_saved,
         )
-        steps = StepWatch(context, self._progress, self._lay_down)
+        every_s = asked.whole_number(self._request, "checkpoint_every_s", CHECKPOINT_EVERY_S, least=0)
+        progress = ranks.AgreedProgress(self._progress) if ranks.together() else self._progress
+        steps = StepWatch(context, progress, lambda: self._lay_down(steps, files), float(every_s))
         epochs = EpochWatch(
             context,
             steps,
-            self._progress,
+            progress,
             files,
             self._state,
-            publish_path=None if self._writer is not None else self._publish_path,
-            stats_paths=[Path(context.output_dir) / f"stats_{context.run_id}.json", Path(task._stats_path)],
+            publish_path=None if self._writer is not None or not ranks.is_first() else self._publish_path,
+            stats_paths=self._stats_paths(),
         )
         steps.attach()
         epochs.attach()
         if self._resumed is not None:
-            self._take_up(self._resumed, epochs)
+            self._take_up(self._resumed, steps, epochs, files)
         else:
             self._measure_baseline()
         if not steps.stopped and not _is_complete(context):
-            with MetaTracking(off=task._disable_meta_tracking):
+            wanted = asked.truth(self._request, "deterministic", False)
+            with MetaTracking(off=task._disable_meta_tracking), deterministic(wanted):
                 context.trainer.run()
         return self._result(steps, epochs, files)
 
-    def _partition(self) -> None:
-        """Cases with readable files, split; on resuming the ones the run began with, if they still exist."""
-        context, resumed = self._context, self._resumed
-        known = resumed.cases if resumed is not None else None
-        if known is not None and resumed is not None and not any(map(header_problem, known["train"] + known["val"])):
-            context.train_datalist, context.val_datalist = known["train"], known["val"]
-            context.bad_cases = list(resumed.bad_cases)
-            return
-        good = []
-        for case in context.datalist:
-            problem = header_problem(case)
-            if problem is None:
-                good.append(case)
-            else:
-                leave_out(context, case, problem)
-        context.datalist = good
-        train, val = call_hook(self._task.partition_datalist, context)
-        context.train_datalist, context.val_datalist = list(train), list(val)
-        self._require_cases()
-        self._progress.log(f"{len(train)} cases to train on, {len(val)} held out, {len(context.bad_cases)} left out")
-
-    def _require_cases(self) -> None:
-        """Raises `LabelNotFound` if nothing is left to train on."""
+    def _stats_paths(self) -> list[Path]:
         context = self._context
-        if context.train_datalist:
-            return
-        if not context.bad_cases:
-            raise LabelNotFound(NO_CASE, reason="no_data")
-        first = context.bad_cases[0]
-        raise LabelNotFound(
-            f"None of the {len(context.bad_cases)} labeled images can be used. {first.image}: {first.reason} {NO_CASE}",
-            reason="bad_data",
-        )
+        own = Path(context.output_dir) / f"stats_{context.run_id}.json"
+        return [own, Path(self._task._stats_path)] if ranks.is_first() else [own]
 
     def _load_start(self) -> None:
         task, context = self._task, self._context
         start = call_hook(task.load_path, context.output_dir, context.pretrained)
         path = weights.last_existing(start)
-        if path is not None:
-            weights.start_from(context.network, path, task._model_dict_key, strict=task._load_strict)
-            self._progress.log(f"starting from {path.name}")
+        if path is None:
+            return
+        current = self._current()
+        published = self._publish_path is not None and path.absolute() == self._publish_path.absolute()
+        before: weights.Outputs = ()
+        if current is not None and self._writer is not None and published:
+            path, before = self._writer.weights_file(current.model, current.number), current.outputs
+        key, strict = task._model_dict_key, task._load_strict
+        weights.start_from(context.network, path, key, strict=strict, before=before, after=context.outputs)
+        where = f"version {current.number}" if current is not None and published else path.name
+        self._progress.log(f"starting from {where}")
+        if before and context.outputs and counts_differ(before, context.outputs):
+            self._progress.log(classes_changed(before, context.outputs))
 
-    def _build_engines(self) -> None:
-        """Evaluator first: train handlers refer to it. Loading the cases may leave none on a side."""
-        task, context = self._task, self._context
-        if context.val_datalist:
-            loader = call_hook(task.val_data_loader, context)
-            if context.val_datalist:
-                context.evaluator = self._evaluator(loader, call_hook(task.val_handlers, context))
-        loader = call_hook(task.train_data_loader, context)
-        self._require_cases()
-        post = as_transform(call_hook(task.train_post_transforms, context))
-        context.trainer = SupervisedTrainer(
-            device=context.device,
-            max_epochs=context.max_epochs,
-            train_data_loader=loader,
-            network=context.network,
-            optimizer=context.optimizer,
-            loss_function=call_hook(task.loss_function, context),
-            inferer=call_hook(task.train_inferer, context),
-            postprocessing=post,
-            key_train_metric=call_hook(task.train_key_metric, context),
-            additional_metrics=call_hook(task.train_additional_metrics, context),
-            metric_cmp_fn=is_better,
-            train_handlers=(handlers := call_hook(task.train_handlers, context)),
-            iteration_update=call_hook(task.train_iteration_update, context),
-            event_names=_own_list(call_hook(task.event_names, context)),
-            amp=task._amp and context.device.type == "cuda",
-            decollate=post is not None,
-            optim_set_to_none=True,
-        )
-        self._handlers = list(handlers or [])
-
-    def _evaluator(self, loader: Any, handlers: list[Any] | None) -> Any:
-        task, context = self._task, self._context
-        return SupervisedEvaluator(
-            device=context.device,
-            val_data_loader=loader,
-            network=context.network,
-            inferer=call_hook(task.val_inferer, context),
-            postprocessing=as_transform(call_hook(task.val_post_transforms, context)),
-            key_val_metric=call_hook(task.val_key_metric, context),
-            additional_metrics=call_hook(task.val_additional_metrics, context),
-            metric_cmp_fn=is_better,
-            val_handlers=handlers,
-            iteration_update=call_hook(task.val_iteration_update, context),
-            event_names=_own_list(call_hook(task.event_names, context)),
-            amp=task._amp and context.device.type == "cuda",
-        )
+    def _current(self) -> ModelVersion | None:
+        """The version in use."""
+        return self._writer.current(self._lineage()) if self._writer is not None else None
 
     # stop and go
 
     def _parts(self) -> list[Any]:
         return checkpoint.stateful_parts([*self._handlers, self._context.early_stopping])
 
-    def _lay_down(self) -> None:
+    def _lay_down(self, steps: StepWatch, files: RunFiles) -> None:
         """Write the checkpoint, if somebody may take the run up again."""
+        self._state.loss_so_far = list(steps.loss_so_far)
         self._state.seconds_spent = time.time() - self._context.start_ts
         folder = self._progress.folder
-        if folder is not None:
+        if folder is not None and ranks.is_first():
+            files.keep_best(folder)
             checkpoint.write(folder / checkpoint.FILE_NAME, self._context, self._parts(), self._state)
-            self._progress.log(f"stopped at step {self._context.trainer.state.iteration}; checkpoint written")
 
-    def _take_up(self, resumed: checkpoint.Resumed, epochs: EpochWatch) -> None:
+    def _take_up(self, resumed: checkpoint.Resumed, steps: StepWatch, epochs: EpochWatch, files: RunFiles) -> None:
         context = self._context
+        loss, count = self._state.loss_so_far
+        steps.go_on_from((loss, int(count)))
+        if self._progress.folder is not None and ranks.is_first():
+            files.restore_best(self._progress.folder)
         checkpoint.restore(resumed, context, self._parts())
         trainer = context.trainer
         done = trainer.state.iteration % trainer.state.epoch_length
@@ -283,21 +267,32 @@ class Run:
 
     def _measure_baseline(self) -> None:
         """Measure what is in use on the same held-out cases, so that the server can compare."""
-        task, context = self._task, self._context
+        task, context, state = self._task, self._context, self._state
         if self._writer is None or context.evaluator is None:
             return
-        current = self._writer.current(self._lineage())
+        current = self._current()
         path = weights.last_existing(
             [str(p) for p in (weights.last_existing(task._load_path), self._publish_path) if p]
         )
         if current is not None:
-            self._state.baseline_version = current.number
+            state.baseline_version = current.number
             path = self._writer.weights_file(current.model, current.number)
-        evaluator = self._evaluator(context.evaluator.data_loader, None)
-        self._state.baseline = weights.measured_baseline(context, evaluator, path, task._model_dict_key)
-        if self._state.baseline:
+        evaluator = evaluator_of(task, context, context.evaluator.data_loader, None, amp=self._speed.scales_loss)
+        outputs = current.outputs if current is not None else ()
+        state.baseline, cases = weights.measured_baseline(context, evaluator, path, task._model_dict_key, outputs)
+        state.baseline_cases = unseen(cases, current.labels if current is not None else (), context.sides)
+        if state.baseline:
             key = evaluator.state.key_metric_name
-            self._progress.log(f"in use now: {key} {self._state.baseline.get(key, 0.0):.4f}")
+            self._progress.log(f"in use now: {key} {state.baseline.get(key, 0.0):.4f}")
+
+    def _measure_what_came_into_use(self) -> None:
+        """Somebody may have published another version meanwhile: that is the one to beat."""
+        current = self._current()
+        if ranks.together():
+            return  # the others have gone; without numbers the gate leaves the decision to a person
+        if current is not None and current.number != self._state.baseline_version:
+            self._progress.log(f"version {current.number} came into use meanwhile; it is measured now")
+            self._measure_baseline()
 
     def _lineage(self) -> str:
         return self._task.lineage or str(self._request.get("model") or Path(self._task._model_dir).name)
@@ -310,8 +305,11 @@ class Run:
         if state.best_epoch == 0:
             context.evaluator.run(context.trainer.state.epoch)
             epochs(context.trainer)
+        if not ranks.is_first():
+            return extra
         save_torch(files.final, state_of(context.network))
         if self._writer is not None:
+            self._measure_what_came_into_use()
             extra["model"] = self._lineage()
             extra["model_version"] = weights.add_version(
                 context,
@@ -326,17 +324,13 @@ class Run:
         stats = epochs.write_stats(finished=True)
         if self._progress.folder is not None:
             (self._progress.folder / checkpoint.FILE_NAME).unlink(missing_ok=True)
+            files.forget_kept(self._progress.folder)
         return {**stats, **extra}
 
 
 def _is_complete(context: Context) -> bool:
     state = context.trainer.state
     return bool(state.iteration >= (state.epoch_length or 0) * context.max_epochs)
-
-
-def _own_list(names: list[Any] | None) -> list[Any] | None:
-    """The engines append to the list they get."""
-    return None if names is None else list(names)
 
 
 def _device(request: dict[str, Any]) -> str:
@@ -347,7 +341,7 @@ def _device(request: dict[str, Any]) -> str:
     return f"cuda:{first}" if device == "cuda" and first.isdecimal() else device
 
 
-def _split_key(datastore: Datastore) -> bytes:
+def split_key_of(datastore: Datastore) -> bytes:
     """The project's key if the store has one (see `domain.splits`)."""
     key = getattr(datastore, "split_key", b"")
     found = key() if callable(key) else key

@@ -21,12 +21,17 @@ from labelserver.contracts.progress import Progress
 from labelserver.domain.errors import TaskFailed
 from labelserver.domain.json_types import JsonObject
 from labelserver.storage import atomic
+from labelserver.storage.memory import resident_bytes
+from labelserver.tasks.train_cases import values_by_case
 from labelserver.tasks.train_checkpoint import RunState
 from labelserver.tasks.train_context import Context
 from labelserver.tasks.train_data import CaseDataset
 from labelserver.tasks.train_files import RunFiles, save_torch, state_of, stats_of
 from labelserver.tasks.train_metrics import plain_numbers
 from labelserver.tasks.train_seeds import mixed, seed_libraries
+
+#: A checkpoint that took a second is followed by so many seconds without one.
+_CHECKPOINT_SHARE = 50
 
 #: seconds between two progress reports within an epoch; a bar that moves once a second feels alive.
 REPORT_EVERY_S = 1.0
@@ -38,16 +43,20 @@ class StepWatch:
     Args:
         context: with trainer (and evaluator) built.
         progress: who listens.
-        lay_down: writes the checkpoint; called at most once, before the run ends.
+        lay_down: writes the checkpoint: now and then, and before the run ends at a step.
+        every_s: seconds between two checkpoints, what a kill may cost; 0: after each step.
     """
 
-    def __init__(self, context: Context, progress: Progress, lay_down: Callable[[], None]) -> None:
+    def __init__(self, context: Context, progress: Progress, lay_down: Callable[[], None], every_s: float) -> None:
         self._context, self._progress, self._lay_down = context, progress, lay_down
+        self._every_s = every_s
+        self._checkpoint_due = time.monotonic() + every_s
         self.stopped = False
         self.validation_stopped = False
         self._loss_sum: Any = 0.0
         self._loss_count = 0
-        self._last_report = time.monotonic()
+        self._loss_before: tuple[float, int] = (0.0, 0)  #: of the first epoch's steps before this process took it up
+        self._last_report = -math.inf  # the first step is told at once: it shows people that it runs
         self._first_step: tuple[int, float] | None = None
 
     def attach(self) -> None:
@@ -62,19 +71,41 @@ class StepWatch:
         """Mean loss of the epoch's steps so far; None if the app's step reports none."""
         return float(self._loss_sum) / self._loss_count if self._loss_count else None
 
+    @property
+    def loss_so_far(self) -> tuple[float, int]:
+        """Sum and number of the losses of this epoch's steps; (0, 0) between two epochs."""
+        state = self._context.trainer.state
+        between = state.iteration % max(1, state.epoch_length or 1) == 0
+        return (0.0, 0) if between else (float(self._loss_sum), self._loss_count)
+
+    def go_on_from(self, loss_so_far: tuple[float, int]) -> None:
+        """The run is taken up within an epoch."""
+        self._loss_before = loss_so_far
+
     def stop(self) -> None:
         """Lay the run down and end it."""
         self.stopped = True
         self._lay_down()
+        self._progress.log(f"stopped at step {self._context.trainer.state.iteration}; checkpoint written")
         self._context.trainer.terminate()
 
+    def lay_down_if_due(self) -> None:
+        """Write a checkpoint if the last one is old; large ones less often, so that they cost a fiftieth at most."""
+        begun = time.monotonic()
+        if begun < self._checkpoint_due:
+            return
+        self._lay_down()
+        spent = time.monotonic() - begun
+        self._checkpoint_due = begun + spent + (max(self._every_s, _CHECKPOINT_SHARE * spent) if self._every_s else 0.0)
+
     def _begin_epoch(self, engine: Any) -> None:
-        self._loss_sum, self._loss_count = 0.0, 0
+        (self._loss_sum, self._loss_count), self._loss_before = self._loss_before, (0.0, 0)
         dataset = getattr(engine.data_loader, "dataset", None)
         if isinstance(dataset, CaseDataset):
             dataset.epoch = engine.state.epoch
 
     def _begin_step(self, engine: Any) -> None:
+        self._progress.yield_device(str(self._context.device))
         seed_libraries(mixed(self._context.seed, engine.state.iteration))
         if self._first_step is None:
             self._first_step = (engine.state.iteration - 1, time.monotonic())
@@ -92,10 +123,15 @@ class StepWatch:
             self._last_report = now
             self._progress.report(self.where())
         last_of_epoch = engine.state.iteration % engine.state.epoch_length == 0
-        if not last_of_epoch and self._progress.should_stop():
+        if last_of_epoch:
+            return
+        if self._progress.should_stop():
             self.stop()
+        else:
+            self.lay_down_if_due()
 
     def _end_validation_step(self, engine: Any) -> None:
+        self._progress.yield_device(str(self._context.device))
         if self._progress.should_stop():
             self.validation_stopped = True
             engine.terminate()
@@ -118,7 +154,10 @@ class StepWatch:
             "step": state.iteration,
             "total_steps": total,
             "device": str(context.device),
+            "memory_bytes": resident_bytes(),
         }
+        if context.device.type == "cuda":
+            found["device_memory_bytes"] = torch.cuda.max_memory_allocated(context.device)
         loss = self.take_loss()
         if loss is not None and math.isfinite(loss):
             found["loss"] = loss
@@ -168,9 +207,12 @@ class EpochWatch:
         self._files.save_checkpoint(self._context.network, engine.state.epoch)
         self.write_stats(finished=False)
         self._tell()
-        done = engine.state.epoch >= self._context.max_epochs
-        if not done and not engine.should_terminate and self._progress.should_stop():
+        if engine.state.epoch >= self._context.max_epochs or engine.should_terminate:
+            return
+        if self._progress.should_stop():
             self._steps.stop()
+        else:
+            self._steps.lay_down_if_due()
 
     def write_stats(self, *, finished: bool) -> JsonObject:
         stats = stats_of(self._context, finished=finished)
@@ -186,6 +228,7 @@ class EpochWatch:
             save_torch(self._files.best, state_of(context.network))
             run.best_epoch = epoch
             run.best_metrics = plain_numbers(deciding.metrics)
+            run.best_cases = values_by_case(context, deciding) if context.evaluator is not None else {}
             if self._publish_path is not None:
                 atomic.copy_file(self._files.best, self._publish_path)
         if context.evaluator is not None and trainer.best_metric_epoch == epoch:
@@ -199,7 +242,7 @@ class EpochWatch:
         deciding = context.evaluator or context.trainer
         best = plain_numbers({"best": deciding.state.best_metric if self._run_state.best_epoch else None})
         found |= {"metrics": dict(numbers), "best_metric": best.get("best", 0.0)}
-        self._progress.report(found)
+        self._progress.epoch_done({**found, "seconds": round(time.time() - context.start_ts, 3)})
         self._run_state.curves.append(
             {key: found[key] for key in ("epoch", "loss", "learning_rate", "metrics") if key in found}
         )

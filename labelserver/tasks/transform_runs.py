@@ -79,7 +79,7 @@ def run_transforms(
             raise TaskFailed(f"{log_prefix} transforms hold {step!r}, which cannot be called.")
         started = time.perf_counter()
         data = _run_one(data, _inverse_of(step, log_prefix) if inverse else step, step)
-        _note_latency(data, log_prefix.lower(), type(step).__name__, time.perf_counter() - started)
+        note_latency(data, log_prefix.lower(), type(step).__name__, time.perf_counter() - started)
     return data
 
 
@@ -108,7 +108,8 @@ def _looks_like_metadata(key: Any, value: Any) -> bool:
     return plain and isinstance(key, str) and key.startswith("image_")
 
 
-def _note_latency(data: Any, stage: str, name: str, duration_s: float) -> None:
+def note_latency(data: Any, stage: str, name: str, duration_s: float) -> None:
+    """Add to ``data["latencies"][stage][name]`` where `data` is a dict."""
     if not isinstance(data, dict):
         return
     table = data.setdefault("latencies", {}).setdefault(stage, {})

@@ -24,10 +24,16 @@ from labelserver.imaging.seg_nrrd import write_seg_nrrd
 from labelserver.imaging.volumes import write_volume
 from labelserver.tasks.base import Labels, numbered_labels
 from labelserver.tasks.colors import get_color
+from labelserver.wire.mask_box import BoxCodec, EncodedBox, changed_box, encode_box
 
 SEG_NRRD = ".seg.nrrd"
 #: lossless formats that may hold a mask
 _MASK_EXTENSIONS = frozenset(LABEL_EXTENSIONS) - set(PLAIN_LABEL_EXTENSIONS) - {".jpg", ".jpeg"}
+
+
+#: where ``data`` says that the server wants a box, and in which codec
+BOX_KEY = "result_box"
+_BOX_CODECS = {"zstd": BoxCodec.ZSTD, "gzip": BoxCodec.GZIP}
 
 
 class Writer:
@@ -55,6 +61,9 @@ class Writer:
             key_dtype: numpy dtype of the file's voxels; default the smallest unsigned one that holds the values.
             key_compress: deflate NRRD voxels; default no. ``.nii.gz`` is always compressed.
             key_write_to_file: false hands back the array.
+
+        ``data["result_box"]``, which the server alone sets, asks for the box round everything marked, in one of the
+        codecs of `wire.mask_box`, instead of a format.
             meta_key_postfix: the affine that `Restored` noted is at ``data[f"{ref_image}_{postfix}"]["affine"]``.
             nibabel: accepted for older apps; one writer serves all formats here.
         """
@@ -69,15 +78,18 @@ class Writer:
         self.nibabel = nibabel
 
     def __call__(self, data: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The file's path, or the array where there is no format to write; and the JSON answer.
+        """The file's path, the array where there is no format to write, or an `EncodedBox`; and the JSON answer.
 
         Raises:
             UnsupportedFormat: the extension is none that masks are kept in.
             InvalidParams: the dtype is none.
         """
         answer = data[self.label]
-        array = _voxels(answer, data.get(self.key_dtype))
         document = dict(data.get(self.json) or {}) if self.json else {}
+        codec = str(data.get(BOX_KEY) or "")
+        if codec in _BOX_CODECS:
+            return encoded_box(_voxels(answer, None), _BOX_CODECS[codec]), document
+        array = _voxels(answer, data.get(self.key_dtype))
         extension = self._extension(data, array)
         if not extension or not data.get(self.key_write_to_file, True):
             return array, document
@@ -132,6 +144,17 @@ def new_file(extension: str) -> Path:
     return Path(name)
 
 
+def encoded_box(array: NDArray[Any], codec: BoxCodec) -> EncodedBox:
+    """A label map (I, J[, K]), or layers (C, I, J, K) of which later ones lie on top, as the box of what is marked."""
+    solid = array[..., None] if array.ndim == 2 else array
+    if solid.ndim == 4:
+        flat = np.zeros(solid.shape[1:], np.uint8)
+        for number, layer in enumerate(solid, start=1):
+            flat[layer != 0] = number
+        solid = flat
+    return EncodedBox(encode_box(solid, changed_box(None, solid), codec=codec))
+
+
 def write_segments(
     path: Path, array: NDArray[Any], affine: NDArray[np.float64], data: Mapping[str, Any], *, compress: bool
 ) -> None:
@@ -160,7 +183,7 @@ def _voxels(answer: Any, dtype: Any) -> NDArray[Any]:
         array = array[0]
     if dtype is not None:
         try:
-            return array.astype(np.dtype(dtype))
+            return array.astype(np.dtype(dtype), copy=False)
         except (TypeError, ValueError) as error:
             raise InvalidParams(
                 f"result_dtype {str(dtype)[:20]!r} is no number type; use for example uint8."
@@ -169,8 +192,8 @@ def _voxels(answer: Any, dtype: Any) -> NDArray[Any]:
 
 
 def _smallest(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype == np.bool_ or not array.size:
-        return array.astype(np.uint8)
+    if array.dtype in (np.bool_, np.uint8) or not array.size:
+        return array.astype(np.uint8, copy=False)
     low, high = float(array.min()), float(array.max())
     for dtype in (np.uint8, np.uint16):
         if low >= 0 and high <= np.iinfo(dtype).max:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from labelserver.domain.ids import parse_tag
 from labelserver.domain.image_lists import ImagePage, ImageQuery, LabelState, ListedImage
 from labelserver.domain.labels import ImageKind
+from labelserver.domain.splits import Side
+from labelserver.domain.work import ImageWork, Stage
 
 MAX_PAGE = 1000
 
@@ -24,6 +26,7 @@ class ImageListQuery(BaseModel):
         "id", description="id, or the name of a score such as epistemic_entropy: images that have it, best first."
     )
     lowest_first: bool = Field(False, description="Of a score, the lowest first.")
+    stage: Stage | None = Field(None, description="Only images that are so far; see `Work`.")
     after: str = Field("", max_length=2000, description="`next` of the page before.")
     limit: int = Field(100, ge=1, le=MAX_PAGE)
 
@@ -32,10 +35,38 @@ class ImageListQuery(BaseModel):
         return ImageQuery(
             state=self.state,
             tag=parse_tag(self.tag),
+            stage=self.stage,
             score="" if self.sort == "id" else self.sort,
             highest_first=not self.lowest_first,
             after=self.after,
             limit=self.limit,
+        )
+
+
+class Work(BaseModel):
+    """How far an image is: unlabeled -> draft (somebody has it) -> submitted -> approved, or returned; or flagged."""
+
+    stage: Stage
+    readers: int = Field(description="How many people get this image.")
+    read: int = Field(description="Of several readers: readings that are submitted and not returned.")
+    holders: list[str] = Field(description="Who has it now.")
+    held_until: float | None = None
+    flagged_by: str = ""
+    flag_reason: str = ""
+    flagged_ts: float | None = None
+
+    @classmethod
+    def from_domain(cls, work: ImageWork) -> Self:
+        flag = work.flag
+        return cls(
+            stage=work.stage,
+            readers=work.readers,
+            read=work.read,
+            holders=list(work.holders),
+            held_until=work.until_ts,
+            flagged_by=flag.person if flag is not None else "",
+            flag_reason=flag.reason if flag is not None else "",
+            flagged_ts=flag.created_ts if flag is not None else None,
         )
 
 
@@ -50,6 +81,12 @@ class Image(BaseModel):
     name: str
     labels: list[str]
     score: float | None = Field(None, description="The number that the list is sorted by.")
+    side: Side | None = Field(
+        None, description="training: trainings may learn from it; held_out: they only measure themselves on it."
+    )
+    subject: str = Field("", description="The same for all images of a patient.")
+    duplicate_of: str = Field("", description="An image seen earlier with the same voxels.")
+    work: Work | None = Field(None, description="Null where the app keeps its images in a store of its own.")
 
     @classmethod
     def from_domain(cls, listed: ListedImage) -> Self:
@@ -62,6 +99,10 @@ class Image(BaseModel):
             name=str(name) if name else record.path.rpartition("/")[2],
             labels=list(listed.tags),
             score=listed.score,
+            side=listed.side.side if listed.side is not None else None,
+            subject=listed.side.subject if listed.side is not None else "",
+            duplicate_of=listed.side.duplicate_of if listed.side is not None else "",
+            work=Work.from_domain(listed.work) if listed.work is not None else None,
         )
 
 

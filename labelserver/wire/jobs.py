@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from labelserver.domain.jobs import JobKind, JobReason, JobRecord, JobState
 
@@ -25,6 +25,7 @@ class Job(BaseModel):
     ended_ts: float | None = None
     reason: JobReason | None = None
     message: str = ""
+    advice: str = Field(default="", description="What to do about a failure.")
     progress: dict[str, Any] = {}
     details: list[str] = []
     versions: list[tuple[str, int]] = []
@@ -45,6 +46,7 @@ class Job(BaseModel):
             ended_ts=record.ended_ts,
             reason=record.reason,
             message=record.message,
+            advice=record.advice,
             progress=dict(record.progress),
             details=list(record.details),
             versions=list(record.versions),
@@ -56,3 +58,21 @@ class JobList(BaseModel):
     """Oldest first."""
 
     jobs: list[Job]
+
+
+class Curve(BaseModel):
+    """How a training went, one point an epoch, the first first. A resumed job goes on with its curve."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    job: str
+    task: str
+    state: JobState
+    points: list[dict[str, Any]] = Field(
+        description="epoch, total_epochs, loss, learning_rate, metrics (name -> value, Dice per label), seconds, ..."
+    )
+
+    @classmethod
+    def from_domain(cls, record: JobRecord) -> Self:
+        points = [dict(point) for point in record.curve]
+        return cls(job=record.spec.job_id, task=record.spec.task, state=record.state, points=points)

@@ -7,9 +7,28 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from labelserver.domain.annotation import Annotation
 from labelserver.domain.diffs import Ijk, LabelDiff
 from labelserver.domain.labels import LabelSource, Revision
 from labelserver.domain.schema import LabelSchema, SchemaMode
+
+
+class Annotated(BaseModel):
+    """What was annotated: `labels` by schema id, null for all; `region` of the stored grid, counted in voxels.
+
+    A region is ``{"kind": "whole"}``, ``{"kind": "slices", "axis": 2, "slices": [40, 41]}``, ``{"kind": "boxes",
+    "boxes": [[[0, 0, 0], [9, 9, 9]]]}`` (the second corner is the first voxel outside) or ``{"kind": "mask", "sha256",
+    "voxels"}``, whose voxels ``?annotated=mask`` fetches.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    labels: list[str] | None = None
+    region: dict[str, Any] = Field(default_factory=lambda: {"kind": "whole"})
+
+    @classmethod
+    def from_domain(cls, annotation: Annotation) -> Self:
+        return cls.model_validate(annotation.to_json())
 
 
 class LabelRevision(BaseModel):
@@ -34,6 +53,7 @@ class LabelRevision(BaseModel):
     size_bytes: int
     ext: str
     schema_version: int
+    annotated: Annotated = Field(description="Which labels and which part of the image were looked at.")
     info: dict[str, Any]
 
     @classmethod
@@ -57,6 +77,7 @@ class LabelRevision(BaseModel):
             size_bytes=revision.size_bytes,
             ext=revision.ext,
             schema_version=revision.schema_version,
+            annotated=Annotated.from_domain(revision.annotation),
             info=dict(revision.info),
         )
 
@@ -94,6 +115,8 @@ class RevisionDiff(BaseModel):
     changed_voxels: int
     changed_box_ijk: ChangedBox | None
     labels: list[ChangedLabel]
+    compared_voxels: int | None = Field(description="Those that both revisions annotated; null: all.")
+    not_compared: list[str] = Field(description="Labels that one of them did not annotate.")
 
     @classmethod
     def from_domain(cls, diff: LabelDiff) -> Self:
@@ -118,6 +141,8 @@ class RevisionDiff(BaseModel):
             changed_voxels=diff.changed_voxels,
             changed_box_ijk=box,
             labels=labels,
+            compared_voxels=diff.compared_voxels,
+            not_compared=list(diff.not_compared),
         )
 
 

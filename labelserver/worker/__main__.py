@@ -1,5 +1,8 @@
 """The processes that load the user's app: ``python -m labelserver.worker serve | run-job FOLDER | job FOLDER``.
 
+``warm-job APP`` and ``warm APP`` are runner and process of a job that is not known yet; APP is there for people who
+look at the list of processes.
+
 Started by the server, not by people. What they log goes to stderr, which the server has led into a file.
 """
 
@@ -15,7 +18,11 @@ from typing import Any
 
 from labelserver.storage.log_lines import EventFormatter
 
-USAGE = "usage: python -m labelserver.worker serve | run-job FOLDER | job FOLDER"
+USAGE = (
+    "usage: python -m labelserver.worker serve | run-job FOLDER | job FOLDER | rank FOLDER NUMBER COUNT | "
+    "warm-job APP | warm APP"
+)
+_ITSELF = (sys.executable, "-m", "labelserver.worker")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,10 +36,20 @@ def main(arguments: Sequence[str]) -> int:
         case ["serve"]:
             return int(_part("serving").serve(_part("loading").AppLoader()))
         case ["run-job", folder]:
-            return int(_part("runner").run(Path(folder), [sys.executable, "-m", "labelserver.worker", "job"]))
+            return int(_part("runner").run(Path(folder), [*_ITSELF, "job"]))
+        case ["warm-job", app]:
+            return int(_part("runner").run_warm([*_ITSELF, "warm", app]))
         case ["job", folder]:
             loading = _part("loading")
             return int(_part("job").run(Path(folder), loading.AppLoader(), loading.with_model_store))
+        case ["rank", folder, number, count]:
+            loading = _part("loading")
+            given = (Path(folder), int(number), int(count))
+            return int(_part("rank").run_rank(*given, loading.AppLoader(), loading.with_model_store))
+        case ["warm", _]:
+            loading = _part("loading")
+            first_step = importlib.import_module("labelserver.tasks.train_warm_up").first_step
+            return int(_part("job").run_warm(loading.AppLoader(), loading.with_model_store, first_step))
         case _:
             sys.stderr.write(USAGE + "\n")
             return 2

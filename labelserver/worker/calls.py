@@ -6,6 +6,7 @@ Errors are not handled here; see `serving`.
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
 import tempfile
 import uuid
@@ -19,8 +20,10 @@ from labelserver.domain.errors import InvalidParams, TaskFailed
 from labelserver.domain.infer import InferAnswer, InferRequest
 from labelserver.domain.json_types import JsonObject, JsonValue
 from labelserver.domain.paths import Root, RootedPath, Roots
+from labelserver.wire.mask_box import EncodedBox
 from labelserver.worker.hosted import HostedApp
 from labelserver.worker.plain import plain, plain_object
+from labelserver.worker.sessions import Sessions
 
 #: Extensions of which the last part alone says too little.
 _DOUBLE_EXTENSIONS = (".nii.gz", ".seg.nrrd", ".tar.gz", ".ome.tif", ".ome.tiff")
@@ -36,10 +39,17 @@ class Host:
 
     app: HostedApp
     roots: Roots
+    sessions: Sessions
 
 
-def infer(host: Host, params: JsonObject) -> JsonValue:
-    """Run an infer task. `params` is an `InferRequest`; the answer is an `InferAnswer` whose file lies in the spool."""
+Answer = tuple[JsonValue, tuple[bytes, ...]]  #: JSON, and raw bytes beside it
+
+
+def infer(host: Host, params: JsonObject) -> Answer:
+    """Run an infer task. `params` is an `InferRequest`; the answer is an `InferAnswer` whose file lies in the spool.
+
+    A mask that was asked for as a box is the one buffer beside it.
+    """
     request = InferRequest.from_json(params)
     result = host.app.infer(_app_request(host.roots, request))
     if not isinstance(result, Mapping):
@@ -49,13 +59,15 @@ def infer(host: Host, params: JsonObject) -> JsonValue:
     file, label, tag = result.get("file"), result.get("label"), result.get("tag")
     saved = request.image_id is not None and bool(label) and isinstance(label, str) and label != str(file or "")
     moved = _into_spool(host.roots, Path(file)) if isinstance(file, str | Path) and str(file) else None
-    return InferAnswer(
+    box = result.get("array")
+    answer = InferAnswer(
         params=answer_params,
         file=moved,
         ext=_extension(moved.path) if moved else "",
         saved_label=(str(label), str(tag or "")) if saved and _wants_saving(request) else None,
         model_version=str(result.get("model_version") or answer_params.get("model_version") or ""),
-    ).to_json()
+    )
+    return answer.to_json(), ((bytes(box),) if isinstance(box, EncodedBox) else ())
 
 
 def _app_request(roots: Roots, request: InferRequest) -> dict[str, Any]:
@@ -83,7 +95,8 @@ def _into_spool(roots: Roots, file: Path) -> RootedPath | None:
         return None
     spool = roots.state / "spool"
     target = spool / f"{uuid.uuid4().hex}{_extension(file.name)}"
-    if file.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve()):
+    temporary = os.path.realpath(tempfile.gettempdir())
+    if os.path.realpath(file).startswith(temporary + os.sep):
         shutil.move(file, target)
     else:
         shutil.copyfile(file, target)
@@ -148,7 +161,6 @@ def _table(params: JsonObject, key: str) -> dict[str, Any]:
 
 
 _METHODS: dict[str, Callable[[Host, JsonObject], JsonValue]] = {
-    "infer": infer,
     "next_sample": _next_sample,
     "on_init_complete": _on_init_complete,
     "on_save_label": _on_save_label,
@@ -158,19 +170,21 @@ _METHODS: dict[str, Callable[[Host, JsonObject], JsonValue]] = {
 }
 
 
-def call(host: Host, method: str, params: JsonObject) -> JsonValue:
+def call(host: Host, method: str, params: JsonObject) -> Answer:
     """Run `method`. Raises whatever the app raises, and `InvalidParams` for an unknown method."""
+    if method == "infer":
+        return infer(host, params)
     if method.startswith("datastore."):
-        return _datastore(host, method.removeprefix("datastore."), params)
+        return _datastore(host, method.removeprefix("datastore."), params), ()
     if method not in _METHODS:
         raise InvalidParams(f"A worker has no method {method!r}.")
-    return _METHODS[method](host, params)
+    return _METHODS[method](host, params), ()
 
 
 def speaker(method: str, params: JsonObject) -> str:
     """Who acts in a call, to begin a sentence about its failure."""
-    if method == "infer":
-        return f"The model {params.get('model')}"
+    if method in ("infer", "session"):
+        return f"The model {params.get('model') or params.get('task')}"
     if method == "next_sample":
         return f"The strategy {_table(params, 'request').get('strategy', 'random')}"
     return f"The app's {method}"

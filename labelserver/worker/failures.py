@@ -25,6 +25,7 @@ from labelserver.domain.jobs import JobReason
 
 #: How torch words an exhausted memory where it raises a plain RuntimeError.
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BAD_DATA = (GridsDiffer, ImageNotFound, LabelNotFound, UnreadableFile, UnsupportedFormat)
 
 
@@ -37,11 +38,11 @@ def as_error(error: BaseException, what: str) -> LabelServerError:
     """
     if isinstance(error, LabelServerError):
         return error
-    if is_out_of_memory(error):
+    if reason_of(error) is JobReason.OUT_OF_MEMORY:
         return DeviceMemoryFull(
             f"{what} ran out of memory. Try a smaller region or image, a smaller batch, or the device 'cpu'."
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if reason_of(error) is JobReason.DISK_FULL:
         return DiskFull(f"{what} found no space left on the disk. Free some space and try again.")
     text = str(error).strip()
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -49,10 +50,20 @@ def as_error(error: BaseException, what: str) -> LabelServerError:
 
 
 def reason_of(error: BaseException) -> JobReason:
-    """Why a job failed, from what its task raised.
+    """Why a job failed, from what its task raised, or from what caused that: libraries wrap what a step raised.
 
     An error of ours may name the reason itself, in its field `reason`.
     """
+    seen: BaseException | None = error
+    while seen is not None:
+        found = _own_reason(seen)
+        if found is not JobReason.APP_ERROR:
+            return found
+        seen = seen.__cause__
+    return JobReason.APP_ERROR
+
+
+def _own_reason(error: BaseException) -> JobReason:
     if isinstance(error, LabelServerError):
         try:
             return JobReason(str(error.fields.get("reason", "")))
@@ -60,7 +71,7 @@ def reason_of(error: BaseException) -> JobReason:
             pass
     if isinstance(error, DeviceMemoryFull) or is_out_of_memory(error):
         return JobReason.OUT_OF_MEMORY
-    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in _NO_SPACE):
         return JobReason.DISK_FULL
     if isinstance(error, _BAD_DATA):
         return JobReason.BAD_DATA

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from labelserver.contracts.datastore import Datastore
 from labelserver.domain.app_description import AppDescription
+from labelserver.domain.jobs import JobSpec
+from labelserver.domain.json_types import JsonObject
 from labelserver.domain.paths import Roots
 from labelserver.settings import Settings
+from labelserver.worker.sessions import AppTasks
 
 # The app's methods take and return what their author chose: dicts with values of any type, hence Any.
 
@@ -53,3 +57,9 @@ class Loader(Protocol):
         """Raises `AppLoadFailed`, or anything that the app's code raises."""
 
     def describe(self, app: HostedApp, settings: Settings, roots: Roots) -> AppDescription: ...
+
+    def export(self, load: Callable[[], HostedApp], spec: JobSpec, folder: Path) -> JsonObject:
+        """Run an export job, which loads the app itself; see `labelserver.worker.exporting`."""
+
+    def prompted(self, app: HostedApp) -> AppTasks:
+        """The app's tasks for interactive sessions."""

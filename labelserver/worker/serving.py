@@ -3,11 +3,15 @@
 Threads:
 
 - *main* loads the app and runs inferences, one after another (torch and signal handlers want the main thread);
-- *lead* runs all other calls, one after another, so that a strategy never waits behind an inference;
+- *click* answers prompts of interactive sessions, *ask* inferences with clicks, *open* opens images for sessions: each
+  one after another, so that none of them waits behind an inference of half a minute;
+- *lead* runs all other calls, one after another, so that a strategy never waits behind an inference either;
 - *reader* takes frames in. It alone ends the process: once the stream ends there is nobody to work for, whatever the
   other threads are doing. A server that was killed leaves no worker behind.
 
-A cancel sets a flag that the running task sees as ``current_progress().should_stop()``.
+A cancel sets a flag that the running task sees as ``current_progress().should_stop()``. There, between two transforms
+or windows, a running inference also gives way: it waits while clicks are waiting or running, so that they have the
+device and the processors to themselves (at most `GIVE_WAY_S` at a time, so that it gets on, too).
 """
 
 from __future__ import annotations
@@ -35,19 +39,25 @@ from labelserver.domain.errors import (
     TaskFailed,
     TooLarge,
 )
+from labelserver.domain.interaction import SessionAnswer
 from labelserver.domain.json_types import JsonObject, JsonValue
 from labelserver.domain.paths import RootedPath, Roots
 from labelserver.engine.frames import Frame, FrameSocket, MalformedFrame
-from labelserver.engine.workers import INFER_LANE, LEAD_LANE
+from labelserver.engine.workers import ASK_LANE, CLICK_LANE, INFER_LANE, LANES
 from labelserver.settings import Settings
+from labelserver.wire.packed_session import Shape, pack_answer, unpack_call
 from labelserver.worker import calls
 from labelserver.worker.failures import as_error, free_memory
+from labelserver.worker.for_people import answering
 from labelserver.worker.hosted import HostedApp, Loader
+from labelserver.worker.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
 #: seconds that the other threads get to end once the stream has ended.
 LEAVE_TIMEOUT_S = 1.0
+#: seconds that an inference waits for clicks at one of its steps.
+GIVE_WAY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,36 +108,66 @@ class _Request:
     call_id: int
     method: str
     params: JsonObject
+    lane: str = INFER_LANE
+    buffers: tuple[bytes, ...] = ()
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
-class _Watched(Silent):
-    """The progress of a call: nobody listens, but it may be asked to stop."""
+_CLICKS = (CLICK_LANE, ASK_LANE)
 
-    def __init__(self, cancelled: threading.Event) -> None:
-        self._cancelled = cancelled
+
+class _Clicks:
+    """How many calls of the click lanes wait or run."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def add(self, number: int) -> None:
+        with self._changed:
+            self._count += number
+            if not self._count:
+                self._changed.notify_all()
+
+    def give_way(self) -> None:
+        """Return once there is none, at the latest after `GIVE_WAY_S`."""
+        if not self._count:  # the usual case, asked at every step
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._count, GIVE_WAY_S)
+
+
+class _Watched(Silent):
+    """The progress of a call: nobody listens, but it may be asked to stop, and gives way to clicks."""
+
+    def __init__(self, request: _Request, clicks: _Clicks) -> None:
+        self._cancelled = request.cancelled
+        self._clicks = clicks if request.lane == INFER_LANE else None
 
     def should_stop(self) -> bool:
+        if self._clicks is not None and not self._cancelled.is_set():
+            self._clicks.give_way()
         return self._cancelled.is_set()
 
 
 class _Lanes:
-    """The waiting calls of both lanes, and the ones under way."""
+    """The waiting calls of all lanes, and the ones under way."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, queue.SimpleQueue[_Request | None]] = {
-            INFER_LANE: queue.SimpleQueue(),
-            LEAD_LANE: queue.SimpleQueue(),
-        }
+        self._queues: dict[str, queue.SimpleQueue[_Request | None]] = {lane: queue.SimpleQueue() for lane in LANES}
         self._open: dict[int, _Request] = {}
+        self.clicks = _Clicks()
 
-    def put(self, header: JsonObject) -> None:
+    def put(self, frame: Frame) -> None:
         """Raises `MalformedFrame`."""
+        header = frame.header
         call_id, lane, params = header.get("id"), header.get("lane"), header.get("params")
         if not isinstance(call_id, int) or lane not in self._queues or not isinstance(params, dict):
             raise MalformedFrame("A request needs an id, a lane and params.")
-        request = _Request(call_id, str(header.get("method")), params)
+        request = _Request(call_id, str(header.get("method")), params, str(lane), frame.buffers)
         self._open[call_id] = request
+        if lane in _CLICKS:
+            self.clicks.add(1)
         self._queues[str(lane)].put(request)
 
     def cancel(self, header: JsonObject) -> None:
@@ -142,6 +182,8 @@ class _Lanes:
 
     def done(self, request: _Request) -> None:
         self._open.pop(request.call_id, None)
+        if request.lane in _CLICKS:
+            self.clicks.add(-1)
 
     def close(self) -> None:
         """Cancel everything and let both threads end."""
@@ -169,8 +211,9 @@ class Serving:
         host = self._load()
         if host is None:
             return 1
-        lead = threading.Thread(target=self._work, args=(host, LEAD_LANE), name="lead", daemon=True)
-        lead.start()
+        for lane in LANES:
+            if lane != INFER_LANE:
+                threading.Thread(target=self._work, args=(host, lane), name=lane, daemon=True).start()
         self._work(host, INFER_LANE)
         return 0
 
@@ -199,7 +242,7 @@ class Serving:
             self._send({"kind": "load_failed", "error": told.to_json()})
             return None
         self._send({"kind": "ready", "description": description.to_json()})
-        return calls.Host(app, greeting.roots)
+        return calls.Host(app, greeting.roots, Sessions(self._loader.prompted(app), greeting.roots))
 
     def _work(self, host: calls.Host, lane: str) -> None:
         """Run the calls of one lane until the stream ends."""
@@ -215,8 +258,12 @@ class Serving:
             return
         self._send({"kind": "started", "id": request.call_id})
         try:
-            with watched_by(_Watched(request.cancelled)):
-                result = calls.call(host, request.method, request.params)
+            roots = self._greeting.roots
+            with watched_by(_Watched(request, self._lanes.clicks)), answering(roots, request.lane, request.params):
+                if request.method == "session":
+                    result, buffers = self._session_answer(host, request)
+                else:
+                    result, buffers = calls.call(host, request.method, request.params)
         except (Exception, SystemExit) as error:  # the user's code; the traceback is for the log
             failure = as_error(error, calls.speaker(request.method, request.params))
             if isinstance(error, LabelServerError) and not isinstance(error, AppFailed | StorageFailed):
@@ -225,24 +272,36 @@ class Serving:
                 logger.exception("request failed", extra={"method": request.method})
             memory_full = isinstance(failure, DeviceMemoryFull)
         else:
-            self._succeed(request, result)
+            self._succeed(request, result, buffers)
             return
         if memory_full:  # here, where no traceback holds the tensors any more
             free_memory()
         self._fail(request, failure)
 
-    def _succeed(self, request: _Request, result: JsonValue) -> None:
+    def _session_answer(self, host: calls.Host, request: _Request) -> tuple[JsonValue, tuple[bytes, ...]]:
+        """Carry out a session's call; what comes before its answer is sent at once."""
+
+        def tell(partial: SessionAnswer, shape: Shape) -> None:
+            document, block = pack_answer(partial, shape)
+            self._send({"kind": "partial", "id": request.call_id, "result": document}, (block,))
+
+        block = request.buffers[0] if request.buffers else b""
+        answer, shape = host.sessions.answer(unpack_call(request.params, block), tell)
+        document, packed = pack_answer(answer, shape)
+        return document, (packed,)
+
+    def _succeed(self, request: _Request, result: JsonValue, buffers: tuple[bytes, ...]) -> None:
         try:
-            self._send({"kind": "answer", "id": request.call_id, "result": result})
+            self._send({"kind": "answer", "id": request.call_id, "result": result}, buffers)
         except TooLarge as error:
             self._fail(request, error)
 
     def _fail(self, request: _Request, error: LabelServerError) -> None:
         self._send({"kind": "failed", "id": request.call_id, "error": error.to_json()})
 
-    def _send(self, header: JsonObject) -> None:
+    def _send(self, header: JsonObject, buffers: tuple[bytes, ...] = ()) -> None:
         try:
-            self._socket.write(Frame(header))
+            self._socket.write(Frame(header, buffers))
         except OSError:  # the server is gone; the reader ends this process
             logger.info("an answer has nobody to go to any more")
 
@@ -251,7 +310,7 @@ class Serving:
         try:
             while (frame := self._socket.read()) is not None:
                 if frame.header.get("kind") == "request":
-                    self._lanes.put(frame.header)
+                    self._lanes.put(frame)
                 elif frame.header.get("kind") == "cancel":
                     self._lanes.cancel(frame.header)
                 else:

@@ -16,6 +16,7 @@ from labelserver.datastore.local import LocalDatastore
 from labelserver.datastore.uploads import UploadStore
 from labelserver.domain.app_description import AppDescription
 from labelserver.domain.paths import Roots
+from labelserver.engine.event_hub import EventHub
 from labelserver.model_store.local import LocalModelStore
 from labelserver.settings import Settings
 from tests.fakes.fake_engine import FakeEngine, described
@@ -97,7 +98,9 @@ def make_world(tmp_path: Path) -> Iterator[Make]:
 
         stores = StoreInUse(engine, reopen({}), reopen)
         uploads = UploadStore(chosen.upload_dir, chosen.session_expiry, chosen.max_upload_bytes)
-        server = Server(chosen, roots, engine, LocalModelStore(app_dir), uploads, stores)
+        server = Server(
+            chosen, roots, engine, LocalModelStore(app_dir), uploads, stores, EventHub(app_dir / "events.jsonl")
+        )
         http = InProcess(create_app(server), address=address)
         opened.append(http)
         http.__enter__()

@@ -27,6 +27,11 @@ def save(world: World, data: bytes, image: str = "ct_1", name: str = "seg.nii.gz
     )
 
 
+def asked_of(world: World) -> list[object]:
+    """What was asked of the app, without the look at its weights that every server takes at its start."""
+    return [call for call in world.engine.calls if call[0] != "model_file"]
+
+
 def refused(world: World, answer, before: dict[str, bytes], *statuses: int) -> str:
     """The sentence of a 4xx that changed nothing."""
     assert answer.status_code in (statuses or (422,)), answer.text
@@ -78,7 +83,7 @@ def test_an_apps_own_strategy_runs_in_the_lead(world: World) -> None:
     world.engine.lead["next_sample"] = lambda params: {"id": "ct_2", "my_score": 0.5}
     sample = world.http.post("/activelearning/own", json={"client_id": "me", "k": 3}).json()
     assert (sample["id"], sample["my_score"], sample["name"]) == ("ct_2", 0.5, "ct_2.nii.gz")
-    assert world.engine.calls == [("next_sample", {"request": {"client_id": "me", "k": 3, "strategy": "own"}})]
+    assert asked_of(world) == [("next_sample", {"request": {"client_id": "me", "k": 3, "strategy": "own"}})]
 
 
 def test_an_overridden_next_sample_is_asked_even_for_ready_made_strategies(make_world: Make) -> None:
@@ -308,6 +313,22 @@ def test_a_bad_label_is_refused(world: World, tmp_path: Path, kind: str) -> None
     assert world.http.get("/datastore/").json()["completed"] == 0
 
 
+@pytest.mark.parametrize("name", [["liver"], {"en": "liver"}, True, 1.5])
+def test_a_label_name_that_is_no_text_is_refused(world: World, tmp_path: Path, name: object) -> None:
+    before = world.files()
+    files = {"label": ("l.nii.gz", label_bytes(tmp_path))}
+    params = {"params": json.dumps({"label_info": [{"name": name, "idx": 1}]})}
+    answer = world.http.put("/datastore/label?image=ct_1", files=files, data=params)
+    assert "must be text" in refused(world, answer, before)
+
+
+@pytest.mark.parametrize("name", ["my liver.nii.gz", "C:\\masks\\my liver.nii.gz", "/home/ada/my liver.nii.gz"])
+def test_a_refusal_speaks_of_the_file_by_its_own_name(world: World, name: str) -> None:
+    answer = world.http.put("/datastore/label?image=ct_1", files={"label": (name, b"no mask at all")})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("my liver.nii.gz is not a readable NIfTI file")
+
+
 def test_unknown_labels_are_404_and_their_info_is_empty(world: World) -> None:
     before = world.files()
     assert "NOT Found" in refused(world, world.http.get("/datastore/label?label=ct_1&tag=final"), before, 404)
@@ -345,7 +366,7 @@ def test_a_failing_save_hook_does_not_undo_the_save(make_world: Make, tmp_path: 
 
 def test_a_save_hook_that_is_not_overridden_is_not_called(world: World, tmp_path: Path) -> None:
     save(world, label_bytes(tmp_path))
-    assert not world.engine.calls
+    assert not asked_of(world)
 
 
 # --- the whole store
@@ -384,3 +405,35 @@ def test_the_data_set_is_a_zip_of_labeled_cases(world: World, tmp_path: Path) ->
     assert any(name.startswith("image/ct_1") for name in names)
     assert any(name.startswith("label/ct_1") for name in names)
     assert world.http.get("/datastore/dataset?limit_cases=0").status_code == 422
+
+
+def test_edits_of_infos_are_in_the_audit_log_without_their_values(world: World, tmp_path: Path) -> None:
+    who = {"X-Labelserver-Person": "Ada"}
+    label = {"label": ("l.nii.gz", label_bytes(tmp_path))}
+    assert world.http.put("/datastore/label?image=ct_1", files=label, headers=who).status_code == 200
+    for url, name in (("/datastore/image/info?image=ct_1", "info"), ("/datastore/label/info?label=ct_1", "info")):
+        sent = {name: json.dumps({"patient": "a secret", "note": 1})}
+        assert world.http.put(url, data=sent, headers=who).status_code == 200
+    told = [(e.act.action, e.act.person, e.act.image_id, e.act.tag) for e in world.store.audit_log(2)]
+    assert told == [("image_info", "Ada", "ct_1", ""), ("label_info", "Ada", "ct_1", "final")]
+    assert all(e.act.detail["keys"] == ["note", "patient"] for e in world.store.audit_log(2))
+
+
+def test_check_sums_and_the_data_set_agree_with_the_label_that_is_sent(world: World, tmp_path: Path) -> None:
+    schema = {"labels": [{"name": "spleen", "value": 2}, {"name": "liver", "value": 7}], "mode": "strict"}
+    current = world.http.get("/api/v1/schema").json()
+    assert world.http.put("/api/v1/schema", json={**schema, "based_on": current["version"]}).status_code == 200
+    sent = label_bytes(tmp_path, value=7)
+    info = {"params": json.dumps({"label_info": [{"name": "spleen", "idx": 2}, {"name": "liver", "idx": 7}]})}
+    url = "/datastore/label?label=ct_1&tag=final"
+    saved = world.http.put("/datastore/label?image=ct_1", files={"label": ("l.nii.gz", sent)}, data=info)
+    assert saved.status_code == 200
+    shown = world.http.get(url).content
+    assert shown != sent
+    for data, status in ((sent, 200), (shown, 200), (b"other", 404)):
+        assert world.http.head(f"{url}&check_sum={hashlib.sha256(data).hexdigest()}").status_code == status
+    with zipfile.ZipFile(io.BytesIO(world.http.get("/datastore/dataset").content)) as archive:
+        assert archive.read("label/ct_1.nii.gz") == shown
+        told = json.loads(archive.read("metadata.json"))["objects"]["ct_1"]["labels"]["final"]["info"]["label_info"]
+    assert [(entry["name"], entry["idx"]) for entry in told] == [("spleen", 1), ("liver", 2)]
+    assert world.spool_is_empty()

@@ -41,7 +41,10 @@ def ids(world: World, **params: object) -> list[str]:
 def test_images_come_in_pages_by_id(filled: World) -> None:
     first = filled.http.get("/api/v1/images", params={"limit": 3}).json()
     assert [image["id"] for image in first["images"]] == ["ct_1", "ct_2", "ct_3"]
-    assert first["images"][0] == {
+    record = first["images"][0]
+    assert record.pop("work")["stage"] == "submitted"
+    assert (record.pop("side"), len(record.pop("subject")), record.pop("duplicate_of")) == ("training", 32, "")
+    assert record == {
         "id": "ct_1",
         "kind": "volume",
         "path": "ct_1.nii.gz",
@@ -86,3 +89,14 @@ def test_a_store_without_pages_says_so(filled: World, monkeypatch: pytest.Monkey
     answer = filled.http.get("/api/v1/images")
     assert answer.status_code == 501
     assert "output=all" in answer.json()["detail"]
+
+
+def test_an_image_tells_its_side_in_the_list_and_in_its_record(world: World) -> None:
+    """The images of this store hold the same voxels, so they are one case under two names."""
+    listed = {image["id"]: image for image in world.http.get("/api/v1/images").json()["images"]}
+    assert {image["side"] for image in listed.values()} == {"training"}
+    assert (listed["ct_1"]["duplicate_of"], listed["ct_2"]["duplicate_of"]) == ("", "ct_1")
+    record = world.http.get("/api/v1/images/ct_2").json()
+    assert record == listed["ct_2"]
+    unknown = world.http.get("/api/v1/images/no/such image")
+    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")

@@ -21,6 +21,15 @@ from labelserver.domain.errors import (
 from labelserver.domain.infer import InferAnswer, InferRequest, Priority
 from labelserver.domain.paths import Root
 from labelserver.imaging.volumes import read_volume
+from labelserver.wire.mask_box import (
+    EXTENSION,
+    MEDIA_TYPE_GZIP,
+    MEDIA_TYPE_ZSTD,
+    BoxCodec,
+    changed_box,
+    decode_box,
+    encode_box,
+)
 from tests.api.conftest import AFFINE, SHAPE, Make, World, nifti
 from tests.fakes.fake_engine import described
 
@@ -29,6 +38,8 @@ URL = "/infer/segmentation?image=ct_1"
 
 def answering(world: World, params: dict, ext: str = ".nrrd", data: bytes = b"NRRD0004\nmask") -> None:
     async def infer(request: InferRequest) -> InferAnswer:
+        if ext == EXTENSION:
+            return InferAnswer(params=params, box=data)
         return world.engine.spooled(data, ext, params) if ext else InferAnswer(params=params)
 
     world.engine.answer = infer
@@ -429,3 +440,80 @@ def test_a_model_name_with_a_plus_arrives(make_world: Make) -> None:
     world = make_world(described({"models": model}))
     assert world.http.post("/infer/Histogram%2BGraphCut?image=ct_1").status_code == 200
     assert world.engine.requests[0].model == "Histogram+GraphCut"
+
+
+def test_server_timing_tells_where_the_time_went(world: World) -> None:
+    latencies = {
+        "pre": 0.5,
+        "infer": 0.25,
+        "invert": 0.01,
+        "post": 0.02,
+        "write": 0.03,
+        "total": 0.81,
+        "transform": {"pre": {"LoadImaged": 0.4, "Spacingd": 0.1}},
+    }
+    answering(world, {"latencies": latencies})
+    header = world.http.post(URL).headers["server-timing"]
+    told = dict(part.split(";dur=") for part in header.split(", "))
+    assert list(told) == ["queue", "load", "pre", "forward", "post", "encode", "total"]
+    expected = {"queue": 0.0, "load": 400.0, "pre": 100.0, "forward": 250.0, "post": 30.0, "encode": 30.0}
+    assert {name: float(told[name]) for name in expected} == expected
+    answering(world, {})
+    assert "forward;dur=" in world.http.post(URL).headers["server-timing"]
+
+
+@pytest.mark.parametrize(("media", "codec"), [(MEDIA_TYPE_ZSTD, "zstd"), (MEDIA_TYPE_GZIP, "gzip")])
+def test_a_box_is_asked_for_by_accept_and_carries_the_parameters(world: World, media: str, codec: str) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:3, 2, 1:] = 1
+    box = encode_box(mask, changed_box(None, mask), codec=BoxCodec.ZSTD if codec == "zstd" else BoxCodec.GZIP)
+    answering(world, {"label_names": {"liver": 1}, "memory_step": "full"}, EXTENSION, box)
+    answer = world.http.post(URL, headers={"Accept": f"{media}, */*;q=0.1"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, media)
+    assert world.engine.requests[-1].params["result_box"] == codec
+    found = decode_box(answer.content, expected_shape=SHAPE)
+    back = np.zeros(SHAPE, np.uint8)
+    found.paste_into(back)
+    assert np.array_equal(back, mask)
+    assert found.params["label_names"] == {"liver": 1}
+    assert found.params["memory_step"] == "full"
+    assert not list(world.server.spool.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("accept", "codec"),
+    [
+        (f"{MEDIA_TYPE_ZSTD};q=0", None),
+        (f"{MEDIA_TYPE_ZSTD};q=0.2, {MEDIA_TYPE_GZIP}", "gzip"),
+        (f"{MEDIA_TYPE_GZIP.upper()} ; q=0.5,{MEDIA_TYPE_ZSTD};q=0.4", "gzip"),
+        (f"{MEDIA_TYPE_ZSTD};q=much", None),
+        ("", None),
+    ],
+)
+def test_the_weights_of_accept_count(world: World, accept: str, codec: str | None) -> None:
+    world.http.post(URL, headers={"Accept": accept})
+    assert world.engine.requests[-1].params.get("result_box") == codec
+
+
+def test_a_mask_that_is_saved_as_a_label_is_written_as_a_file_also_for_a_box(world: World, tmp_path: Path) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1, 1, 1] = 1
+    answering(world, {}, ".nii.gz", nifti(tmp_path / "own.nii.gz", mask).read_bytes())
+    answer = world.http.post(
+        URL, data={"params": json.dumps({"save_label": True})}, headers={"Accept": MEDIA_TYPE_ZSTD}
+    )
+    assert "result_box" not in world.engine.requests[-1].params
+    assert decode_box(answer.content).voxels.tolist() == [[[1]]]
+
+
+def test_a_task_that_writes_files_by_itself_is_answered_as_a_box_too(world: World, tmp_path: Path) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[0, 0, 0] = 7
+    answering(world, {}, ".nii.gz", nifti(tmp_path / "own.nii.gz", mask).read_bytes())
+    answer = world.http.post(URL, headers={"Accept": MEDIA_TYPE_ZSTD})
+    assert decode_box(answer.content).voxels.tolist() == [[[7]]]
+
+
+def test_a_caller_cannot_ask_for_a_box_in_its_parameters(world: World) -> None:
+    answer = world.http.post(URL, data={"params": json.dumps({"result_box": "zstd"})})
+    assert answer.status_code in (400, 422)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,51 @@ def test_if_none_match_star_saves_only_a_first_label(world: World, tmp_path: Pat
     assert put(world, label_bytes(tmp_path), If_Match=weak).status_code == 412
 
 
+@pytest.mark.parametrize("form", ["{0}", '"old", {0}', ' "old" ,{0}, ', 'W/"weak", {0}', "{0}, *"])
+def test_if_match_takes_a_list(form: str, world: World, tmp_path: Path) -> None:
+    etag = put(world, label_bytes(tmp_path)).headers["ETag"]
+    assert put(world, label_bytes(tmp_path), If_Match=form.format(etag)).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["", " ", ",", '"old", "older"', "W/{0}", 'W/"weak", W/{0}', '"{0}"', '"pre{1}"'])
+def test_an_if_match_that_does_not_name_the_label_changes_nothing(form: str, world: World, tmp_path: Path) -> None:
+    etag = put(world, label_bytes(tmp_path)).headers["ETag"]
+    before = world.files()
+    assert put(world, label_bytes(tmp_path), If_Match=form.format(etag, etag.strip('"'))).status_code == 412
+    assert world.files() == before
+
+
+def test_if_match_in_several_headers_is_one_list(world: World, tmp_path: Path) -> None:
+    etag = put(world, label_bytes(tmp_path)).headers["ETag"]
+    for tags in (('"old"', etag), (etag, '"old"')):
+        answer = world.http.put(
+            URL,
+            files={"label": ("l.nii.gz", label_bytes(tmp_path))},
+            headers=[("If-Match", tag) for tag in tags],
+        )
+        assert answer.status_code == 200
+
+
+def test_a_stale_removal_is_refused(world: World, tmp_path: Path) -> None:
+    etag = put(world, label_bytes(tmp_path), "Ada").headers["ETag"]
+    put(world, nifti(tmp_path / "n.nii.gz", np.ones(SHAPE, np.uint8)).read_bytes(), "Bob")
+    before = world.files()
+    late = world.http.delete("/datastore/label?id=ct_1", headers={"If-Match": etag})
+    assert (late.status_code, "revision 2 by Bob" in late.json()["detail"]) == (412, True)
+    assert world.files() == before
+    seen = world.http.get(URL).headers["ETag"]
+    assert world.http.delete("/datastore/label?id=ct_1", headers={"If-Match": seen}).status_code == 200
+    assert world.http.delete("/datastore/label?id=ct_1", headers={"If-Match": seen}).status_code == 412
+    assert world.http.delete("/datastore/label?id=ct_1").status_code == 200
+
+
+def test_a_stale_restore_is_refused(world: World, tmp_path: Path) -> None:
+    etag = put(world, label_bytes(tmp_path), "Ada").headers["ETag"]
+    put(world, nifti(tmp_path / "n.nii.gz", np.ones(SHAPE, np.uint8)).read_bytes(), "Bob")
+    assert world.http.post(f"{URL}/revisions/1/restore", headers={"If-Match": etag}).status_code == 412
+    assert len(world.http.get(f"{URL}/revisions").json()["revisions"]) == 2
+
+
 def test_the_old_route_honours_if_match_and_without_it_keeps_everything(world: World, tmp_path: Path) -> None:
     old = {"label": ("l.nii.gz", label_bytes(tmp_path))}
     new = {"label": ("l.nii.gz", nifti(tmp_path / "n.nii.gz", np.ones(SHAPE, np.uint8)).read_bytes())}
@@ -166,6 +213,9 @@ def test_a_download_whose_etag_is_known_is_not_sent_again(world: World, tmp_path
     answer = world.http.get(URL)
     again = world.http.get(URL, headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
+    for known in ("*", f'"other", {answer.headers["ETag"]}', "W/" + answer.headers["ETag"]):
+        assert world.http.get(URL, headers={"If-None-Match": known}).status_code == 304
+    assert world.http.get(URL, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
 def test_an_edit_by_another_program_is_a_revision_before_it_is_replaced(world: World, tmp_path: Path) -> None:
@@ -266,3 +316,117 @@ def test_a_store_of_the_apps_own_has_no_history(make_world: Make, world: World) 
     other = make_world(described(local_store=None))
     assert other.http.get(URL).status_code == 501
     assert other.http.get("/api/v1/schema").status_code == 501
+
+
+def test_what_was_annotated_is_saved_told_and_fetched(world: World, tmp_path: Path) -> None:
+    content = label_bytes(tmp_path)
+    region = {"kind": "slices", "axis": 2, "slices": [1, 2]}
+    sent = {"annotated": json.dumps({"labels": ["liver"], "region": region})}
+    params = {"params": json.dumps({"label_info": [{"name": "liver", "idx": 1}]})}
+    told = world.http.put(URL, files={"label": ("l.nii.gz", content)}, data={**sent, **params})
+    assert told.status_code == 200
+    assert told.json()["annotated"] == {"labels": ["liver"], "region": region}
+    assert world.http.get(f"{URL}/revisions/1").json()["annotated"] == told.json()["annotated"]
+    mask = voxels_of(world.http.get(f"{URL}?annotated=mask"), tmp_path)
+    assert mask.sum() == 2 * SHAPE[0] * SHAPE[1]
+    drawn = np.zeros(SHAPE, np.uint8)
+    drawn[0, 0, 0] = drawn[3, 2, 1] = 1
+    file = nifti(tmp_path / "mask.nii.gz", drawn).read_bytes()
+    both = {"label": ("l.nii.gz", content), "annotated_mask": ("mask.nii.gz", file)}
+    second = world.http.put(URL, files=both, data=params).json()
+    assert second["annotated"]["region"]["kind"] == "mask"
+    assert np.array_equal(voxels_of(world.http.get(f"{URL}/revisions/2/file?annotated=mask"), tmp_path), drawn)
+    diff = world.http.get(f"{URL}/diff").json()
+    assert (diff["compared_voxels"], diff["not_compared"]) == (1, ["spleen"])
+    assert world.spool_is_empty()
+
+
+def test_a_255_means_not_annotated_on_the_new_route_alone(world: World, tmp_path: Path) -> None:
+    voxels = np.zeros(SHAPE, np.uint8)
+    voxels[2, 2, 2], voxels[..., 0] = 1, 255
+    content = nifti(tmp_path / "l.nii.gz", voxels).read_bytes()
+    region = world.http.put(URL, files={"label": ("l.nii.gz", content)}).json()["annotated"]["region"]
+    assert region == {"kind": "slices", "axis": 2, "slices": [1, 2, 3]}
+    assert world.http.put("/datastore/label?image=ct_1", files={"label": ("l.nii.gz", content)}).status_code == 200
+    newest = world.http.get(f"{URL}/revisions").json()["revisions"][-1]
+    assert newest["annotated"] == {"labels": None, "region": {"kind": "whole"}}
+
+
+@pytest.mark.parametrize(
+    "annotated",
+    [
+        "[]",
+        '{"labels": []}',
+        '{"slices": [1]}',
+        '{"region": {"kind": "moon"}}',
+        '{"region": {"kind": "slices", "axis": 3, "slices": [0]}}',
+        '{"region": {"kind": "slices", "axis": 0, "slices": [true]}}',
+        '{"region": {"kind": "boxes", "boxes": [[[0, 0, 0]]]}}',
+        '{"region": {"kind": "boxes", "boxes": [[[0, 0, 0], [99, 1, 1]]]}}',
+        '{"region": {"kind": "mask", "sha256": "x", "voxels": 1}}',
+    ],
+)
+def test_a_region_that_makes_no_sense_is_refused_and_changes_nothing(
+    annotated: str, world: World, tmp_path: Path
+) -> None:
+    before = world.files()
+    answer = world.http.put(URL, files={"label": ("l.nii.gz", label_bytes(tmp_path))}, data={"annotated": annotated})
+    assert answer.status_code == 422
+    assert world.files() == before
+
+
+def declaring(shape: tuple[int, int, int], *, deflated: bool) -> bytes:
+    """A NIfTI header for so many voxels of 2 bytes, and hardly any behind it."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_data_dtype(np.int16)
+    header.set_sform(AFFINE, 1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    raw = header.binaryblock + b"\0" * 10_000_000
+    return gzip.compress(raw, 1) if deflated else raw
+
+
+def typed(value: float, dtype: type) -> np.ndarray:
+    voxels = np.zeros(SHAPE, dtype)
+    voxels[1, 1, 1] = value
+    return voxels
+
+
+BAD_VOXELS = {
+    "NaN": typed(np.nan, np.float32),
+    "infinite": typed(np.inf, np.float64),
+    "fractions": typed(0.5, np.float32),
+    "whole numbers as floats": typed(1, np.float32),
+    "negative": typed(-1, np.int8),
+    "negative 32 bit": typed(-(2**30), np.int32),
+    "too large": typed(70_000, np.int32),
+}
+BAD_BYTES = {
+    "huge": ("l.nii", declaring((30_000, 30_000, 30_000), deflated=False)),
+    "huge and deflated": ("l.nii.gz", declaring((30_000, 30_000, 30_000), deflated=True)),
+    "as much as deflate could hold": ("l.nii.gz", declaring((20_000, 1000, 20), deflated=True)),
+    "another type": ("l.nrrd", gzip.compress(b"no NRRD")),
+    "a picture": ("l.nii.gz", b"\x89PNG\r\n\x1a\n" + b"\0" * 500),
+    "empty": ("l.nii.gz", b""),
+}
+
+
+@pytest.mark.parametrize("route", [URL, "/datastore/label?image=ct_1"])
+@pytest.mark.parametrize("kind", [*BAD_VOXELS, *BAD_BYTES])
+def test_what_is_no_label_is_refused_and_changes_nothing(kind: str, route: str, world: World, tmp_path: Path) -> None:
+    put(world, label_bytes(tmp_path))
+    if kind in BAD_VOXELS:
+        name, content = "l.nii.gz", nifti(tmp_path / "bad.nii.gz", BAD_VOXELS[kind]).read_bytes()
+    else:
+        name, content = BAD_BYTES[kind]
+    before, schema = world.files(), world.http.get("/api/v1/schema").json()
+    tracemalloc.start()
+    answer = world.http.put(route, files={"label": (name, content)})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answer.status_code == 422, answer.text
+    assert peak < 64 << 20, "nothing is allocated for what a header claims"
+    assert world.files() == before
+    assert world.http.get("/api/v1/schema").json() == schema
+    assert world.spool_is_empty()
+    assert len(world.http.get(f"{URL}/revisions").json()["revisions"]) == 1

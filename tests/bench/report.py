@@ -51,6 +51,13 @@ class Section:
         verdict = "beyond" if value > limit else "within"
         self.lines.append((what, f"{value:.3g} {unit}", f"{limit:g} {unit}, {verdict}", detail))
 
+    def at_least(self, what: str, value: float, limit: float, unit: str, detail: str = "") -> None:
+        """As `at_most`, for what may not be too small."""
+        if value < limit:
+            self.beyond.append(f"{what}: {value:.3g} {unit}, at least {limit:g}")
+        verdict = "beyond" if value < limit else "within"
+        self.lines.append((what, f"{value:.3g} {unit}", f"at least {limit:g} {unit}, {verdict}", detail))
+
     def note(self, what: str, value: str, detail: str = "") -> None:
         """A value without a limit."""
         self.lines.append((what, value, "", detail))

@@ -8,13 +8,18 @@ import os
 import random
 import shutil
 import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from labelserver.contracts.scores import Look
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.ids import FINAL, ImageId
 from labelserver.domain.labels import Provenance
@@ -32,6 +37,7 @@ WARM_UP = 20
 
 APP = """
 from labelserver import LabelApp
+from labelserver.tasks.planned import Default, Entropy
 from labelserver.tasks.strategies import Epistemic, First, Last, Random
 
 
@@ -40,7 +46,8 @@ class App(LabelApp):
         super().__init__(app_dir, studies, conf, name="Bench", description="For benchmarks", labels=["organ"])
 
     def init_strategies(self):
-        return {"random": Random(), "first": First(), "last": Last(), "epistemic": Epistemic()}
+        found = {"random": Random(), "first": First(), "last": Last(), "epistemic": Epistemic()}
+        return {**found, "default": Default(), "entropy": Entropy()}
 """
 
 
@@ -61,15 +68,22 @@ def make_studies(folder: Path, count: int) -> Path:
 
 
 class Client:
-    """One connection that stays open, and as little work of its own as possible."""
+    """One connection that stays open until the `with` block ends, and as little work of its own as possible."""
 
     def __init__(self, server: LiveServer, label: bytes) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         part = b'--b\r\nContent-Disposition: form-data; name="label"; filename="l.nii.gz"\r\n\r\n'
         self._form = part + label + b"\r\n--b--\r\n"
 
-    def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> Any:
-        self._connection.request(method, path, body, {"Content-Type": kind})
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json", person: str = "") -> Any:
+        who = {"X-Labelserver-Person": person} if person else {}
+        self._connection.request(method, path, body, {"Content-Type": kind, **who})
         answer = self._connection.getresponse()
         data = answer.read()
         assert answer.status == 200, data
@@ -122,12 +136,43 @@ class Bench:
         index = sqlite3.connect(self.index, isolation_level=None, timeout=60)
         index.execute("BEGIN IMMEDIATE")
         index.executemany(
-            "INSERT OR REPLACE INTO scores SELECT id, 'epistemic_entropy', ?2, waiting FROM images WHERE id = ?1",
+            "INSERT OR REPLACE INTO scores (image_id, key, value, waiting) "
+            "SELECT id, 'epistemic_entropy', ?2, waiting FROM images WHERE id = ?1",
             values,
         )
         index.executemany("UPDATE images SET info = json_set(info, '$.epistemic_entropy', ?2) WHERE id = ?1", values)
+        index.executemany(
+            "INSERT OR REPLACE INTO scores SELECT id, 'entropy', ?2, waiting, open FROM images WHERE id = ?1", values
+        )
         index.execute("COMMIT")
         index.close()
+        self.look_at_all(dict(values))
+
+    def look_at_all(self, entropy: dict[str, float]) -> None:
+        """As scoring jobs would leave it: a look of a model at every image, with an embedding."""
+        store = LocalDatastore(self.many.studies)
+        chance = np.random.default_rng(4)
+        embeddings = chance.normal(size=(MANY, 32)).astype("<f4")
+        numbers = chance.random((MANY, 3))
+        with store._shelf.opened() as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(
+                "INSERT INTO looks (image_id, kind, version, content, signature, ts, scores, classes, embedding) "
+                "VALUES (?, 'seg', '1', '', '', 1.0, ?, ?, ?)",
+                (
+                    (
+                        image_id,
+                        json.dumps(
+                            {"entropy": entropy[image_id], "margin": row[0], "bald": row[1], "foreground": row[2]}
+                        ),
+                        (row[:2] * entropy[image_id]).astype("<f4").tobytes(),
+                        embedding.tobytes(),
+                    )
+                    for image_id, row, embedding in zip(image_ids(MANY), numbers, embeddings, strict=True)
+                ),
+            )
+            db.execute("COMMIT")
+        store.close()
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +191,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         yield made
     finally:
         for server in made.servers.values():
+            server.http.close()
             server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -168,14 +214,15 @@ def test_saves_starts_and_lists(bench: Bench) -> None:
     ) as section:
         section.at_most("start to first /info/, with index", max(bench.starts["with"]), 3, "s", "slowest of 3")
         section.at_most("start to first /info/, without index", bench.starts["without"][0], 20, "s")
-        measure_saves(bench, section)
-        measure_lists(bench, section)
-        measure_noticing(bench, section)
+        with bench.client(MANY) as many, bench.client(FEW) as few:
+            measure_saves(bench, section, many, few)
+            measure_lists(bench, section, many)
+            measure_queue(bench, section, many)
+            measure_noticing(bench, section, many)
         section.at_most("memory of the server process", memory_mib(bench.many.pid), 400, "MiB", "peak, after all above")
 
 
-def measure_saves(bench: Bench, section: Section) -> None:
-    many, few = bench.client(MANY), bench.client(FEW)
+def measure_saves(bench: Bench, section: Section, many: Client, few: Client) -> None:
     store = LocalDatastore(bench.many.studies)
     taken: dict[str, list[float]] = {"bare": [], "store": [], "many": [], "few": []}
     chosen = random.Random(2).sample(image_ids(MANY), 2 * SAVES)
@@ -204,8 +251,7 @@ def measure_saves(bench: Bench, section: Section) -> None:
     )
 
 
-def measure_lists(bench: Bench, section: Section) -> None:
-    client = bench.client(MANY)
+def measure_lists(bench: Bench, section: Section, client: Client) -> None:
     store = LocalDatastore(bench.many.studies)
     chance = random.Random(3)
     ids = image_ids(MANY)
@@ -216,9 +262,18 @@ def measure_lists(bench: Bench, section: Section) -> None:
     taken = series(lambda: choose_next("epistemic", Epistemic(), {}, store))
     section.at_most("next image by stored score, through the Datastore, p95", quantile(taken, 0.95) * 1e3, 20, "ms")
     store.close()
-    for strategy in ("epistemic", "random", "first", "last"):
+    client.ask("POST", "/activelearning/default", b"{}")  # its order is worked out beside the answers
+    plans = bench.many.studies / ".labelserver" / "plans.jsonl"
+    wait_until("the order of the default", plans.exists, 60)
+    section.note("order of the next images worked out", f"{plan_seconds(bench):.2f} s", "beside the answers")
+    for strategy in ("epistemic", "random", "first", "last", "default", "entropy"):
         taken = series(lambda strategy=strategy: client.ask("POST", f"/activelearning/{strategy}", b"{}"))
         section.at_most(f"next image over HTTP: {strategy}, p95", quantile(taken, 0.95) * 1e3, 20, "ms", ms(taken))
+    with scoring_goes_on(bench):
+        for strategy in ("default", "entropy", "epistemic"):
+            taken = series(lambda strategy=strategy: client.ask("POST", f"/activelearning/{strategy}", b"{}"))
+            title = f"next image over HTTP while scoring runs: {strategy}, p95"
+            section.at_most(title, quantile(taken, 0.95) * 1e3, 20, "ms", ms(taken))
     for state in ("all", "unlabeled", "labeled"):
         by_id = series(
             lambda state=state: client.ask("GET", f"/api/v1/images?state={state}&after={chance.choice(ids)}")
@@ -232,9 +287,65 @@ def measure_lists(bench: Bench, section: Section) -> None:
         section.at_most(f"page of 100 by score: {state}, p95", quantile(by_score, 0.95) * 1e3, 20, "ms", ms(by_score))
 
 
-def measure_noticing(bench: Bench, section: Section) -> None:
+def plan_seconds(bench: Bench) -> float:
+    """How long it takes to work out an order of the next images, columns and all."""
+    store = LocalDatastore(bench.many.studies)
+    seconds = timed(lambda: store._planner.make("default"))
+    store.close()
+    return seconds
+
+
+@contextmanager
+def scoring_goes_on(bench: Bench) -> Iterator[None]:
+    """A look every 20 ms by another process's store, as a scoring job on a fast device would write them."""
+    store = LocalDatastore(bench.many.studies)
+    ended = threading.Event()
+    scores = {"entropy": 0.5, "margin": 0.5, "bald": 0.1, "foreground": 0.2, "epistemic_entropy": 0.5}
+
+    def score() -> None:
+        for image_id in image_ids(MANY):
+            if ended.wait(0.02):
+                return
+            content, signature = store.content_of(image_id)
+            store.put_look(Look(image_id, "seg", "2", content, signature, time.time(), scores, (0.1, 0.2), (0.0,) * 32))
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        store.close()
+
+
+def measure_queue(bench: Bench, section: Section, client: Client) -> None:
+    """Somebody new asks each time and keeps the image; a fifth of the images are read by two."""
+    rules = client.ask("GET", "/api/v1/queue/rules")
+    client.ask("PUT", "/api/v1/queue/rules", json.dumps({**rules, "overlap_share": 0.2}).encode())
+    with scoring_goes_on(bench):
+        for strategy in ("epistemic", "random", "first", "default", "entropy"):
+            body = json.dumps({"strategy": strategy}).encode()
+            taken, images = [], []
+            for number in range(120):
+                person = f"{strategy}-{number}"
+                begun = time.perf_counter()
+                given = client.ask("POST", "/api/v1/queue/next", body, person=person)
+                taken.append(time.perf_counter() - begun)
+                images.append(given["image"]["id"])
+            assert max(Counter(images).values()) <= 2
+            taken = taken[WARM_UP:]
+            section.at_most(
+                f"next image of the queue while scores are written: {strategy}, p95",
+                quantile(taken, 0.95) * 1e3,
+                20,
+                "ms",
+                ms(taken),
+            )
+
+
+def measure_noticing(bench: Bench, section: Section, client: Client) -> None:
     data = (bench.many.studies / f"{image_ids(1)[0]}.nii.gz").read_bytes()
-    client = bench.client(MANY)
     waited, worked = [], []
     for number in range(5):
         cpu = cpu_s(bench.many.pid)

@@ -10,8 +10,18 @@ import pytest
 
 from labelserver.contracts.datastore import Datastore, RevisionStore
 from labelserver.datastore.local import LocalDatastore
-from labelserver.domain.errors import Conflict, ImageNotFound, InvalidId, LabelNotFound
+from labelserver.domain.annotation import COMPLETE, AnnotatedPart, Annotation, MaskFile, Slices
+from labelserver.domain.errors import (
+    Conflict,
+    ImageNotFound,
+    InvalidId,
+    InvalidParams,
+    LabelChanged,
+    LabelNotFound,
+    UnreadableFile,
+)
 from labelserver.domain.ids import FINAL, ImageId
+from labelserver.domain.labels import ANY_LABEL, Numbering, Provenance, Revision
 from labelserver.imaging.volumes import write_volume
 from tests.fakes.memory_datastore import MemoryDatastore
 
@@ -262,3 +272,72 @@ def test_every_accepted_label_stays_a_revision(store: Datastore, image_file: str
     assert len(store.revisions(ImageId("a"), FINAL)) == 3
     with pytest.raises(LabelNotFound):
         store.current_revision(ImageId("a"), FINAL)
+
+
+def accept(store: Datastore, file: str, **options: object) -> Revision:
+    assert isinstance(store, RevisionStore)
+    info = options.pop("info", {})
+    return store.accept_label(ImageId("a"), Path(file), ".nii.gz", FINAL, Provenance("Ada"), info, **options)  # type: ignore[arg-type]
+
+
+def test_a_label_is_accepted_only_if_it_is_the_expected_one(
+    store: Datastore, image_file: str, make_label: MakeLabel
+) -> None:
+    assert isinstance(store, RevisionStore)
+    store.add_image("a", image_file, {})
+    with pytest.raises(LabelChanged):
+        accept(store, make_label(1), expected={ANY_LABEL})
+    first = accept(store, make_label(1), expected=frozenset())
+    with pytest.raises(LabelChanged) as told:
+        accept(store, make_label(2), expected=frozenset())
+    assert told.value.fields["number"] == 1
+    second = accept(store, make_label(2), expected={first.sha256})
+    with pytest.raises(LabelChanged):
+        accept(store, make_label(1), expected={first.sha256})
+    third = accept(store, make_label(1), expected={ANY_LABEL})
+    assert [r.number for r in (first, second, third)] == [1, 2, 3]
+    assert len(store.revisions(ImageId("a"), FINAL)) == 3
+    store.remove_label("a", "final")
+    with pytest.raises(LabelChanged):
+        accept(store, make_label(1), expected={third.sha256})
+    assert accept(store, make_label(1), expected=frozenset()).number == 4
+
+
+def test_voxels_of_a_floating_point_type_are_refused_where_that_is_asked(
+    store: Datastore, image_file: str, tmp_path: Path
+) -> None:
+    store.add_image("a", image_file, {})
+    path = tmp_path / "float.nii.gz"
+    write_volume(path, np.ones(SHAPE, np.float32), AFFINE, compress=True)
+    with pytest.raises(UnreadableFile):
+        accept(store, str(path), floats=False)
+    assert accept(store, str(path)).number == 1
+
+
+def test_a_label_without_names_is_taken_in_either_numbering(
+    store: Datastore, image_file: str, make_label: MakeLabel
+) -> None:
+    store.add_image("a", image_file, {})
+    for numbering in Numbering:
+        revision = accept(store, make_label(1), numbering=numbering)
+        assert store.get_label_info("a", "final")["ts"] == int(revision.created_ts)
+
+
+def test_what_was_annotated_is_kept_with_the_revision(
+    store: Datastore, image_file: str, make_label: MakeLabel, tmp_path: Path
+) -> None:
+    assert isinstance(store, RevisionStore)
+    store.add_image("a", image_file, {})
+    assert accept(store, make_label(1)).annotation == COMPLETE
+    forged = {"annotated": Annotation(None, Slices(0, (0,))).to_json()}
+    assert accept(store, make_label(1), info=forged).annotation == COMPLETE
+    some = AnnotatedPart(("liver",), Slices(2, (0, 1)))
+    assert accept(store, make_label(1), annotated=some).annotation == Annotation(("liver",), Slices(2, (0, 1)))
+    mask = np.indices(SHAPE).sum(axis=0) % 2 == 0
+    write_volume(tmp_path / "mask.nii.gz", mask.astype(np.uint8), AFFINE, compress=True)
+    region = accept(store, make_label(1), annotated=AnnotatedPart(mask=tmp_path / "mask.nii.gz")).annotation.region
+    assert isinstance(region, MaskFile)
+    assert region.voxels == mask.sum()
+    with pytest.raises(InvalidParams):
+        accept(store, make_label(1), annotated=AnnotatedPart(None, Slices(2, (99,))))
+    assert [r.annotation.is_complete for r in store.revisions(ImageId("a"), FINAL)] == [True, True, False, False]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.e2e.test_server_process import children_of
 from tests.support.live_server import wait_until
@@ -20,14 +21,20 @@ DEMO = [sys.executable, "-m", "labelserver.cli.main", "demo"]
 
 
 def test_two_rounds_of_the_demo_improve_the_model(tmp_path: Path) -> None:
-    words = ["--workspace", str(tmp_path / "demo"), "--rounds", "2", "--per-round", "3", "--held-out", "2"]
+    words = ["--workspace", str(tmp_path / "demo"), "--rounds", "2", "--per-round", "3", "--held-out", "1"]
     begun = time.monotonic()
-    ran = subprocess.run([*DEMO, *words, "--epochs", "3"], capture_output=True, text=True, timeout=590)
+    ran = subprocess.run([*DEMO, *words, "--epochs", "2"], capture_output=True, text=True, timeout=590)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = re.findall(r"^ +(\d) +(\d+) +(\d+) +(0\.\d{3}) ", ran.stdout, re.MULTILINE)
     assert [row[:3] for row in rows] == [("1", "3", "1"), ("2", "6", "2")]
     assert float(rows[1][3]) > float(rows[0][3])
     assert "rose from" in ran.stdout
+    people = re.search(r"Labels by person: annotator A (\d+), annotator B (\d+)", ran.stdout)
+    assert people is not None, ran.stdout
+    assert int(people[1]) + int(people[2]) == 6
+    with Image.open(tmp_path / "demo" / "learning-curve.png") as picture:
+        assert picture.format == "PNG"
+        assert len(picture.convert("L").getcolors() or []) > 10
     print(ran.stdout, f"{time.monotonic() - begun:.0f} s")
 
 

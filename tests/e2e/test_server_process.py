@@ -61,13 +61,18 @@ def test_the_server_process_maps_neither_torch_nor_the_app(server: LiveServer) -
     assert any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in workers), "it is the worker that has it"
 
 
+def test_a_worker_keeps_its_memory_for_the_next_pass(server: LiveServer) -> None:
+    worker = server.processes("labelserver.worker")[0]
+    assert "glibc.malloc.trim_threshold" in Path(f"/proc/{worker}/environ").read_text()
+
+
 def test_the_idle_server_is_small(server: LiveServer) -> None:
     assert rss_mib(server.pid) < RSS_LIMIT
 
 
 def test_one_line_tells_what_to_open_and_what_to_try(server: LiveServer) -> None:
     lines = server.output.read_text().splitlines()
-    assert lines == [f"Ready for viewers. Open {server.url}/docs or try: curl {server.url}/info/"]
+    assert lines == [f"Ready for viewers. Open {server.url}/ to label, or try: curl {server.url}/info/"]
 
 
 def test_the_log_is_in_the_app_folder_and_at_the_route(server: LiveServer) -> None:

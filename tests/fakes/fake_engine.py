@@ -14,9 +14,11 @@ from labelserver.domain.app_description import AppDescription
 from labelserver.domain.errors import IllegalTransition, JobNotFound, QueueFull, TaskNotFound
 from labelserver.domain.ids import JobId
 from labelserver.domain.infer import InferAnswer, InferRequest
-from labelserver.domain.jobs import JobEvent, JobKind, JobRecord, JobSpec, Signal, fold
+from labelserver.domain.interaction import SessionAnswer, SessionCall
+from labelserver.domain.jobs import JobEvent, JobKind, JobRecord, JobSpec, Signal, fold, next_state
 from labelserver.domain.json_types import JsonObject, JsonValue
 from labelserver.domain.paths import Root, Roots
+from tests.fakes.fake_sessions import FakeSessions
 
 Infer = Callable[[InferRequest], Awaitable[InferAnswer]]
 
@@ -36,7 +38,19 @@ def described(info: JsonObject | None = None, **fields: object) -> AppDescriptio
                 "description": "Finds organs",
                 "config": {"device": ["cpu"], "model_filename": ["model.pt"]},
             },
-            "deepedit": {"type": "deepedit", "labels": {"liver": 1}, "dimension": 3, "description": "", "config": {}},
+            "deepedit": {
+                "type": "deepedit",
+                "labels": {"liver": 1},
+                "dimension": 3,
+                "description": "",
+                "config": {},
+                "interactive": {
+                    "prompt_kinds": ["point", "scribble", "box"],
+                    "conversions": {"box": "its centre"},
+                    "dimensions": [3],
+                    "label_values": {"liver": 1},
+                },
+            },
         },
         "trainers": {"segmentation": {"description": "Trains", "config": {"max_epochs": 5, "name": "train_01"}}},
         "strategies": {"random": {"description": "Random"}, "first": {"description": "First"}, "own": {}},
@@ -57,6 +71,8 @@ class FakeJobs:
     def __init__(self) -> None:
         self.clock = itertools.count(1_700_000_000)
         self._events: dict[JobId, tuple[JobSpec, list[JobEvent]]] = {}
+        self.expected = 0
+        self.files: dict[tuple[JobId, str], Path] = {}
         self.on_submit: Callable[[JobRecord], None] = lambda record: None
 
     async def submit(
@@ -85,10 +101,23 @@ class FakeJobs:
             raise JobNotFound(f"There is no job {job_id}.")
         return fold(*self._events[job_id])
 
+    def file(self, job_id: JobId, name: str) -> Path:
+        self.get(job_id)
+        if (job_id, name) not in self.files:
+            raise JobNotFound(f"The job {job_id} has no {name}.")
+        return self.files[job_id, name]
+
     async def stop(self, job_id: JobId) -> JobRecord:
         if self.get(job_id).state.is_final:
             raise IllegalTransition("The job has ended.")
         return self.happen(job_id, Signal.STOP_ASKED)
+
+    async def resume(self, job_id: JobId) -> JobRecord:
+        next_state(self.get(job_id).state, Signal.RESUME_ASKED)
+        return self.happen(job_id, Signal.RESUME_ASKED)
+
+    async def expect(self) -> None:
+        self.expected += 1
 
     async def wait(self, job_id: JobId) -> JobRecord:
         while not self.get(job_id).state.is_final:
@@ -111,6 +140,18 @@ class FakeEngine:
         self.started = self.stopped = False
         self.restarts = 0
         self._numbers = itertools.count(1)
+        self.sessions = FakeSessions(self._session_image, roots)
+
+    def _session_image(self, call: SessionCall) -> Path:
+        if call.image_file is not None:
+            return self.roots.resolve(call.image_file)
+        return self.roots.studies / f"{call.image_id}.nii.gz"
+
+    async def interact(
+        self, call: SessionCall, on_partial: Callable[[SessionAnswer], None] | None = None
+    ) -> SessionAnswer:
+        await asyncio.sleep(0)
+        return self.sessions.answer(call, on_partial)
 
     async def start(self) -> None:
         self.started = True

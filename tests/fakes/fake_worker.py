@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from labelserver.domain.errors import AppLoadFailed, GridsDiffer, ImageNotFound,
 from labelserver.domain.paths import Roots
 from labelserver.settings import Settings
 from labelserver.worker import job, runner, serving
+from labelserver.worker.sessions import AppTasks
+from tests.fakes.ball_task import BallTask
 
 MODELS = ("segmentation", "other")
 
@@ -137,6 +140,9 @@ class FakeApp:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
             case "full":
                 raise OSError(28, "No space left on device")
+            case "no more events":  # not even into what was reserved
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+                raise OSError(28, "No space left on device")
             case "refuse":
                 raise ImageNotFound("There is no image x.", image_id="x")
             case "bad data":
@@ -169,6 +175,18 @@ class FakeApp:
             pause.wait(0.005)
 
 
+def ball_tasks(roots: Roots) -> AppTasks:
+    """One task for sessions; an image id is a file of the studies."""
+    task = BallTask(roots.studies)
+
+    def named(name: str) -> BallTask:
+        if name != "ball":
+            raise TaskNotFound(f"There is no model {name}.")
+        return task
+
+    return AppTasks(named, lambda image_id: str(roots.studies / f"{image_id}.nii"), lambda model: "3")
+
+
 class FakeLoader:
     """Loads the fake app; a file ``broken`` in the app's ``lib`` makes that fail."""
 
@@ -186,6 +204,9 @@ class FakeLoader:
         description = AppDescription(info={"name": "Fake app", "models": {key: {} for key in MODELS}}, code_hash="")
         return replace(description, overridden_hooks=frozenset({"infer"}))
 
+    def prompted(self, app: FakeApp) -> AppTasks:
+        return ball_tasks(app._roots)
+
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
@@ -196,6 +217,10 @@ def main() -> int:
             return runner.run(Path(folder), [sys.executable, __file__, "job"])
         case ["job", folder]:
             return job.run(Path(folder), FakeLoader(), lambda roots: nullcontext())
+        case ["warm-job", app]:
+            return runner.run_warm([sys.executable, __file__, "warm", app])
+        case ["warm", _]:
+            return job.run_warm(FakeLoader(), lambda roots: nullcontext(), lambda: None)
     return 2
 
 

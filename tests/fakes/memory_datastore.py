@@ -1,6 +1,7 @@
 """A `Datastore` whose index is a dict: for tests of rooms that only need images and labels to be there.
 
-Files that are added are kept in a folder given by the test. It keeps revisions, but checks no geometry.
+Files that are added are kept in a folder given by the test. It keeps revisions, but has no schema and checks no
+geometry.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from labelserver.contracts.datastore import Datastore
-from labelserver.domain.errors import Conflict, ImageNotFound, LabelNotFound
+from labelserver.datastore.annotating import kept_region
+from labelserver.domain.annotation import INFO_KEY, AnnotatedPart, Annotation
+from labelserver.domain.errors import Conflict, ImageNotFound, LabelChanged, LabelNotFound, UnreadableFile
 from labelserver.domain.ids import FINAL, ImageId, Tag, parse_image_id, parse_tag
 from labelserver.domain.json_types import JsonObject
-from labelserver.domain.labels import Expected, ImageRecord, Numbering, Provenance, Revision, StoreProblem
-from labelserver.imaging.formats import kind_of, split_ext
+from labelserver.domain.labels import ANY_LABEL, Expected, ImageRecord, Numbering, Provenance, Revision, StoreProblem
+from labelserver.domain.schema import NOT_ANNOTATED
+from labelserver.imaging.formats import has_voxels, kind_of, split_ext
+from labelserver.imaging.reordering import AxisChange
+from labelserver.imaging.volumes import read_volume
 from labelserver.storage.checksums import sha256_of
 
 
@@ -124,7 +130,8 @@ class MemoryDatastore(Datastore):
         self.accept_label(checked, file, split_ext(file.name)[1], tag, Provenance(), label_info)
         return image_id
 
-    def remove_label(self, label_id: str, label_tag: str, person: str = "") -> None:
+    def remove_label(self, label_id: str, label_tag: str, person: str = "", *, expected: Expected = None) -> None:
+        self._check_expected(ImageId(label_id), Tag(label_tag), expected)
         uri = self.get_label_uri(parse_image_id(label_id), parse_tag(label_tag))
         if uri:
             Path(uri).unlink()
@@ -188,8 +195,14 @@ class MemoryDatastore(Datastore):
         expected: Expected = None,
         numbering: Numbering = Numbering.SCHEMA,
         floats: bool = True,
+        annotated: AnnotatedPart | None = None,
+        take: bool = False,
     ) -> Revision:
         image = self._known(image_id)
+        self._check_expected(image_id, tag, expected)
+        info = {key: value for key, value in info.items() if key != INFO_KEY}
+        if has_voxels(ext):
+            info |= _noted(file, annotated, floats=floats)
         target = self._folder / "labels" / tag / f"{image_id}{ext}"
         old = self.get_label_uri(image_id, tag)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +227,16 @@ class MemoryDatastore(Datastore):
         image.labels[tag] = {**info, "ts": int(revision.created_ts), "name": target.name}
         return revision
 
+    def _check_expected(self, image_id: ImageId, tag: Tag, expected: Expected) -> None:
+        if expected is None:
+            return
+        there = tag in self.get_labels_by_image_id(image_id)
+        newest = self._revisions[image_id, tag][-1] if there else None
+        if newest is None and not expected:
+            return
+        if newest is None or not (newest.sha256 in expected or ANY_LABEL in expected):
+            raise LabelChanged("The label is not the one you started from.", number=newest.number if newest else None)
+
     def current_revision(self, image_id: ImageId, tag: Tag) -> Revision:
         if tag not in self.get_labels_by_image_id(image_id):
             raise LabelNotFound(f"The image {image_id!r} has no label under the tag {tag!r}.")
@@ -237,3 +260,18 @@ class MemoryDatastore(Datastore):
             {str(entry["name"]) for entry in listed if isinstance(entry, dict)} if isinstance(listed, list) else set()
         )
         return not labels or not names or set(labels) <= names
+
+
+def _noted(file: Path, annotated: AnnotatedPart | None, *, floats: bool) -> JsonObject:
+    """What is kept about the voxels of an upload."""
+    volume = read_volume(file)
+    if volume.voxels.dtype.kind == "f" and not floats:
+        raise UnreadableFile("The label's voxels are of a floating-point type.")
+    if annotated is None:
+        return {}
+    same = AxisChange((0, 1, 2), (False, False, False))
+    drawn = read_volume(annotated.mask).voxels != 0 if annotated.mask is not None else None
+    blank = volume.voxels == NOT_ANNOTATED
+    told = blank if annotated.voxels_255 and blank.any() else None
+    annotation = Annotation(annotated.labels, kept_region(annotated, volume.grid, same, drawn, told)[0])
+    return {} if annotation.is_complete else {INFO_KEY: annotation.to_json()}

@@ -28,6 +28,8 @@ FILES = {
     "index.sqlite": True,
     "audit.jsonl": True,
     "project.json": False,
+    "split.json": True,
+    "sides.jsonl": True,
     "backup/index-0.sqlite": True,
     "revisions/a/final/1.nii.gz": True,
     "revisions/a/final/1.json": True,
@@ -79,7 +81,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.save_label(image_id, str(put_label(folder / "l.nii.gz", value)), "final", {})
     store.remove_label("b", "final")
     store.remove_image("c")
-    store.backup()
+    store.upkeep.backup()
     state = store.layout.state
     shutil.copyfile(folder / "l.nii.gz", folder / "u.nii.gz")
     UploadStore(state / "uploads", 3600, 2**20).add([(folder / "u.nii.gz", "u.nii.gz")])
@@ -130,7 +132,7 @@ def test_a_damaged_file_stops_no_start_costs_no_label_and_is_told(
     place = place_of(studies, name)
     damage(place)
     store = LocalDatastore(studies)
-    store.look_after()
+    store.upkeep.look_after()
     expected = ["b"] if name == "../a.nii.gz" else ["a", "b"]
     assert store.list_images() == expected
     assert [r.number for r in store.revisions(A, FINAL)] == [1, 2]
@@ -154,7 +156,7 @@ def test_a_server_starts_on_noise_and_tells(name: str, template: Path, tmp_path:
     with InProcess(create_app(server)) as http:
         local = server.stores.local
         assert local is not None
-        local.look_after()
+        local.upkeep.look_after()
         answer = http.get("/info/")
         assert answer.status_code == 200
         assert bool(answer.json()["problems"]) >= FILES[name]
@@ -168,9 +170,9 @@ def test_a_revision_is_healed_from_the_copy_and_a_description_from_the_index(tem
     for name in before:
         noise(place_of(studies, name))
     store = LocalDatastore(studies)
-    assert len(store.look_after()) == 2
+    assert len(store.upkeep.look_after()) == 2
     assert {n: place_of(studies, n).read_bytes() for n in before} == before
     assert len(list(store.layout.quarantine.iterdir())) == 2
-    assert store.verify().findings == []
-    assert store.look_after() == []
+    assert store.upkeep.verify().findings == []
+    assert store.upkeep.look_after() == []
     store.close()

@@ -14,6 +14,7 @@ import pytest
 from labelserver.domain.errors import DiskFull, IllegalTransition, JobNotFound, QueueFull, StorageFailed
 from labelserver.domain.ids import JobId
 from labelserver.domain.jobs import JobKind, JobReason, JobState, Signal
+from labelserver.engine import warm_jobs
 from labelserver.engine.job_folder import JobFolder
 from labelserver.storage.processes import identity_of, is_proven_dead
 from tests.support.local_engine import Place, until
@@ -549,3 +550,165 @@ async def test_a_batch_goes_on_after_a_restart_with_the_image_it_was_at(place, k
         ended = await finished(engine, engine.jobs.get(job_id))
         assert ended.state is JobState.DONE
         assert sorted(ended.result) == ["a", "b"]
+
+
+async def test_a_stopped_job_is_resumed_where_it_was(place):
+    async with place.running(ready=False) as engine:
+        record = await submit(engine, steps=5, meet={"2": "x"})
+        await place.at("x")
+        await engine.jobs.stop(record.spec.job_id)
+        assert (await finished(engine, record)).state is JobState.STOPPED
+        resumed = await engine.jobs.resume(record.spec.job_id)
+        assert resumed.state in (JobState.QUEUED, JobState.STARTING)
+        place.let_pass("x")
+        ended = await finished(engine, record)
+        assert (ended.state, ended.result["first"]) == (JobState.DONE, 3)
+        with pytest.raises(IllegalTransition):
+            await engine.jobs.resume(record.spec.job_id)
+
+
+async def test_a_killed_job_is_resumed_and_the_next_server_knows_its_story(place):
+    async with place.running(ready=False) as engine:
+        record = await submit(engine, steps=3, meet={"1": "x"})
+        await place.at("x")
+        folder = folder_of(place, record)
+        os.kill(folder.process().pid, signal.SIGKILL)
+        failed = await finished(engine, record)
+        assert (failed.state, failed.reason) == (JobState.FAILED, JobReason.KILLED)
+        blocking = await submit(engine, SCORING, "dice")
+        await finished(engine, blocking)
+        first = await submit(engine, do="meet", name="y")
+        await place.at("y")
+        queued = await engine.jobs.resume(record.spec.job_id)
+        assert (queued.state, queued.reason, queued.message) == (JobState.QUEUED, None, "")
+    async with place.running(ready=False) as engine:
+        await until("adoption", engine.jobs.list)
+        assert engine.jobs.get(record.spec.job_id).state is JobState.QUEUED
+        place.let_pass("y")
+        place.let_pass("x")
+        assert (await finished(engine, first)).state is JobState.DONE
+        assert (await finished(engine, record)).state is JobState.DONE
+    async with place.running(ready=False) as engine:
+        await until("adoption", engine.jobs.list)
+        assert engine.jobs.get(record.spec.job_id).state is JobState.DONE
+
+
+async def test_a_failure_is_logged_with_its_reason_and_what_to_do(place, caplog):
+    async with place.running(ready=False) as engine:
+        await finished(engine, await submit(engine, do="full"))
+    told = next(entry for entry in caplog.records if entry.message == "job failed")
+    assert (told.levelname, told.reason) == ("WARNING", "disk_full")
+    assert "Free some space" in told.advice
+
+
+async def test_a_disk_that_is_full_to_the_last_byte_still_tells_why(place):
+    async with place.running(ready=False) as engine:
+        record = await finished(engine, await submit(engine, do="no more events"))
+        assert (record.state, record.reason) == (JobState.FAILED, JobReason.DISK_FULL)
+        assert "could not write down more" in record.message
+
+
+async def test_every_event_is_told_once_with_the_record_after_it(place):
+    told = []
+    engine = place.engine(on_job_event=lambda record, event: told.append((event.signal, record.state)))
+    await engine.start()
+    try:
+        record = await finished(engine, await submit(engine, steps=2))
+    finally:
+        await engine.stop()
+    states = [state for signal, state in told if signal not in (Signal.LOG, Signal.PROGRESS)]
+    assert states == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.DONE, JobState.DONE]
+    in_folder = folder_of(place, record).control() + folder_of(place, record).events()
+    assert len(told) == len(in_folder) + 1, "and the exit"
+
+
+async def warm_runner(engine):
+    warm = engine._jobs._warm
+    await engine.jobs.expect()
+    assert warm.pid is not None
+    return identity_of(warm.pid)
+
+
+@pytest.fixture
+def roomy(monkeypatch):
+    monkeypatch.setattr(warm_jobs, "available_memory_bytes", lambda: 10 * 2**30)
+
+
+async def test_a_warm_process_runs_the_next_job_and_no_other(place, roomy):
+    place.settings["warm_job_s"] = 60
+    async with place.running(ready=False) as engine:
+        first = await warm_runner(engine)
+        await engine.jobs.expect()
+        assert engine._jobs._warm.pid == first.pid, "one is enough"
+        record = await finished(engine, await submit(engine, steps=2))
+        assert record.state is JobState.DONE
+        folder = folder_of(place, record)
+        assert folder.owner() == first
+        assert "training begins at step 0" in folder.log_file.read_text()
+        assert engine._jobs._warm.pid is None
+        again = await finished(engine, await submit(engine, steps=1))
+        assert again.state is JobState.DONE
+        assert folder_of(place, again).owner().pid != first.pid, "cold, because nobody expected it"
+        second = await warm_runner(engine)
+    await until("the warm process ends with its server", lambda: is_proven_dead(second))
+
+
+async def test_a_warm_process_that_loaded_another_app_is_put_away(place, roomy):
+    place.settings["warm_job_s"] = 60
+    async with place.running(ready=False) as engine:
+        warm = await warm_runner(engine)
+        (place.roots.app / "main.py").write_text("# changed meanwhile")
+        record = await finished(engine, await submit(engine))
+        assert record.state is JobState.DONE
+        assert folder_of(place, record).owner() != warm
+        await until("it ends", lambda: is_proven_dead(warm))
+
+
+async def test_a_warm_process_that_was_killed_costs_nothing(place, roomy):
+    place.settings["warm_job_s"] = 60
+    async with place.running(ready=False) as engine:
+        warm = await warm_runner(engine)
+        os.kill(warm.pid, signal.SIGKILL)
+        await until("its death", lambda: is_proven_dead(warm))
+        assert (await finished(engine, await submit(engine))).state is JobState.DONE
+
+
+async def test_a_warm_job_is_stopped_like_any_other(place, roomy):
+    place.settings["warm_job_s"] = 60
+    async with place.running(ready=False) as engine:
+        await warm_runner(engine)
+        record = await submit(engine, steps=100, meet={"2": "x"})
+        await place.at("x")
+        await engine.jobs.stop(record.spec.job_id)
+        ended = await finished(engine, record)
+        assert (ended.state, ended.progress["epoch"]) == (JobState.STOPPED, 3)
+
+
+@pytest.mark.parametrize("why", ["time", "memory"])
+async def test_a_warm_process_does_not_wait_for_ever(place, roomy, monkeypatch, why):
+    monkeypatch.setattr(warm_jobs, "LOOK_EVERY_S", 0.01)
+    place.settings["warm_job_s"] = 60
+    async with place.running(ready=False) as engine:
+        warm = await warm_runner(engine)
+        if why == "time":
+            engine._jobs._warm._until = 0.0
+        else:
+            monkeypatch.setattr(warm_jobs, "available_memory_bytes", lambda: 2**29)
+        await until("its end", lambda: is_proven_dead(warm))
+        assert engine._jobs._warm.pid is None
+
+
+async def test_no_process_is_kept_unless_the_settings_say_so(place):
+    async with place.running(ready=False) as engine:
+        await engine.jobs.expect()
+        assert engine._jobs._warm.pid is None
+
+
+async def test_a_job_that_is_done_does_not_refuse_the_next_while_its_process_ends(place):
+    async with place.running(ready=False) as engine:
+        record = await submit(engine, steps=1)
+        job = engine._jobs._jobs[record.spec.job_id]
+        await until("the result", lambda: job.record.state is JobState.DONE)
+        job.final.clear()
+        following = await submit(engine, steps=1)
+        assert (await finished(engine, following)).state is JobState.DONE

@@ -22,6 +22,7 @@ from labelserver.domain.errors import DiskFull
 from labelserver.domain.ids import FINAL, ImageId
 from labelserver.domain.labels import Provenance
 from labelserver.domain.paths import Roots
+from labelserver.engine.event_hub import EventHub
 from labelserver.imaging.volumes import read_volume, write_volume
 from labelserver.model_store.local import LocalModelStore
 from labelserver.settings import Settings
@@ -149,7 +150,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Path], InProcess]]:
         store = LocalDatastore(studies, state_dir=roots.state)
         stores = StoreInUse(engine, store, lambda found: store)
         uploads = UploadStore(settings.upload_dir, settings.session_expiry, settings.max_upload_bytes)
-        http = InProcess(create_app(Server(settings, roots, engine, LocalModelStore(app), uploads, stores)))
+        events = EventHub(app / "events.jsonl")
+        http = InProcess(create_app(Server(settings, roots, engine, LocalModelStore(app), uploads, stores, events)))
         opened.append(http.__enter__())
         return http
 

@@ -9,38 +9,23 @@ import shutil
 import threading
 import time
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.ids import FINAL, ImageId
-from labelserver.imaging.volumes import read_volume, write_volume
 from labelserver.storage.checksums import sha256_of
 from tests.support.live_server import LiveServer
-from tests.support.study_folder import AFFINE, SHAPE, put_image
+from tests.support.study_folder import marked, number_in, put_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 APP = Path(__file__).parents[1] / "apps" / "tiny_app"
 IMAGES = ["a", "deep/b", "c"]
 CLIENTS = 4
-
-
-def marked(path: Path, number: int) -> Path:
-    """A label whose voxels spell `number` in ones and zeros."""
-    voxels = np.zeros(int(np.prod(SHAPE)), np.uint8)
-    for bit in range(32):
-        voxels[bit] = number >> bit & 1
-    write_volume(path, voxels.reshape(SHAPE), AFFINE, compress=True)
-    return path
-
-
-def number_in(path: Path) -> int:
-    voxels = read_volume(path).voxels.reshape(-1)
-    return sum(int(voxels[bit]) << bit for bit in range(32))
 
 
 @dataclass
@@ -63,7 +48,10 @@ class Burst:
             thread.join()
 
     def _save(self, client: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            self._save_over(connection, client)
+
+    def _save_over(self, connection: http.client.HTTPConnection, client: int) -> None:
         number = self.first + client
         while True:
             image = IMAGES[number // CLIENTS % len(IMAGES)]
@@ -80,8 +68,8 @@ class Burst:
                     head + data + b"\r\n--b--\r\n",
                     {"Content-Type": "multipart/form-data; boundary=b"},
                 )
-                answer = connection.getresponse()
-                text = answer.read()
+                with connection.getresponse() as answer:
+                    text = answer.read()
             except (OSError, http.client.HTTPException):
                 return  # the server was killed; nobody was promised anything
             if answer.status != 200:

@@ -31,7 +31,12 @@ def needs_torch(name: str) -> bool:
 def wanted() -> list[str]:
     """What the package and its developers ask for, in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    found = list(project["dependencies"])
+    for line in extras["dev"]:  # one may name another extra of the package itself
+        own = line.removeprefix("labelserver[").removesuffix("]")
+        found += extras[own] if own != line and own in extras else [line]
+    return found
 
 
 def dry_run(version: str, requirements: list[str], *options: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 
 from labelserver.storage.processes import identity_of
+from tests.support.split_key import fix_split
 
 
 def free_port() -> int:
@@ -42,10 +43,11 @@ def processor_seconds(pid: int) -> float:
 
 
 class LiveServer:
-    """``labelserver start_server`` as a person runs it."""
+    """``labelserver start_server`` as a person runs it, but that a new project's key is no matter of chance."""
 
     def __init__(self, app: Path, studies: Path, *flags: str, conf: dict[str, str] | None = None, **env: str) -> None:
         self.app, self.studies = app, studies
+        fix_split(studies, float(env.get("LABELSERVER_HELD_OUT_SHARE", 0.2)))
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         options = [text for key, value in (conf or {}).items() for text in ("--conf", key, value)]
@@ -63,7 +65,6 @@ class LiveServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.http.close()
         self.stop()
 
     def start(self, *, ready: bool = True) -> None:
@@ -91,11 +92,13 @@ class LiveServer:
     def kill(self) -> None:
         """kill -9 of the server process alone."""
         assert self._process is not None
+        self._hang_up()
         self._process.kill()
         self._process.wait(30)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it as an operator does, and wait."""
+        self._hang_up()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)
             try:
@@ -104,6 +107,11 @@ class LiveServer:
                 self._process.kill()
                 self._process.wait()
                 raise AssertionError(f"the server did not end on {how.name}:\n{self.log_tail()}") from None
+
+    def _hang_up(self) -> None:
+        """Close what is open to the server, so that a test leaves nothing behind; the next request connects anew."""
+        self.http.close()
+        self.http = httpx.Client(base_url=self.url, timeout=120)
 
     def log_tail(self, lines: int = 60) -> str:
         return "\n".join(self.output.read_text(errors="replace").splitlines()[-lines:])

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from labelserver.domain.paths import Roots
+from labelserver.engine.job_folder import OnEvent
 from labelserver.engine.local import LocalEngine
 from labelserver.settings import Settings
 
 FAKE_WORKER = Path(__file__).parents[1] / "fakes" / "fake_worker.py"
 
 
-async def until(what: str, condition: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+async def until(what: str, condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Poll `condition` until it is truthy and return its value; fail with `what` after `timeout_s`."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -38,7 +39,7 @@ class Place:
         self.settings: dict[str, Any] = {}
         self.job_grace_s = 20.0
 
-    def engine(self, *, code_hash: str = "hash") -> LocalEngine:
+    def engine(self, *, code_hash: str = "hash", on_job_event: OnEvent | None = None) -> LocalEngine:
         settings = Settings(app_dir=self.roots.app, studies=str(self.roots.studies), **self.settings)
         return LocalEngine(
             settings,
@@ -48,6 +49,8 @@ class Place:
             code_hash,
             lambda model, version: self.versions.append((model, version)),
             job_grace_s=self.job_grace_s,
+            warm_command=[sys.executable, str(FAKE_WORKER), "warm-job"],
+            on_job_event=on_job_event,
         )
 
     @asynccontextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.ids import FINAL, ImageId
 from labelserver.domain.labels import Provenance
-from tests.support.study_folder import put_label
+from tests.support.study_folder import marked
 
 
 def main(studies: str, count: str, first: str, *image_ids: str) -> None:
@@ -22,7 +22,7 @@ def main(studies: str, count: str, first: str, *image_ids: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(int(count)):
             value = int(first) + number
-            file = put_label(Path(folder) / "l.nii.gz", value)
+            file = marked(Path(folder) / "l.nii.gz", value)
             image_id = ImageId(image_ids[number % len(image_ids)])
             revision = store.accept_label(image_id, file, ".nii.gz", FINAL, Provenance(), {"value": value})
             print(image_id, revision.number, value, flush=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from labelserver.imaging.volumes import write_volume
+from labelserver.imaging.volumes import read_volume, write_volume
 
 SHAPE = (4, 5, 6)
 AFFINE = np.array([[1.0, 0, 0, -10], [0, 1.5, 0, 20], [0, 0, 2.0, 30], [0, 0, 0, 1]])
@@ -34,6 +34,21 @@ def put_label(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, voxels, affine, compress=True)
     return path
+
+
+def marked(path: Path, number: int) -> Path:
+    """A label whose voxels spell `number` in ones and zeros, so that many labels need no many values."""
+    voxels = np.zeros(int(np.prod(SHAPE)), np.uint8)
+    for bit in range(32):
+        voxels[bit] = number >> bit & 1
+    write_volume(path, voxels.reshape(SHAPE), AFFINE, compress=True)
+    return path
+
+
+def number_in(path: Path) -> int:
+    """What `marked` wrote."""
+    voxels = read_volume(path).voxels.reshape(-1)
+    return sum(int(voxels[bit]) << bit for bit in range(32))
 
 
 def put_slice(path: Path, series: str, position: Sequence[float], pixels: NDArray[np.uint16], **fields: Any) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from labelserver.imaging.volumes import read_grid, read_volume
-from labelserver.phantoms import LABELS, Phantom, make_phantom, make_study_set
+from labelserver.phantoms import LABELS, Phantom, make_phantom, make_study_set, with_shifted_appearance
 
 COARSE_MM = 9.0
 
@@ -102,3 +102,14 @@ def test_no_threshold_finds_an_organ(cases: list[Phantom]) -> None:
             low, high = np.percentile(case.voxels[inside], [5, 95])
             taken = (case.voxels >= low) & (case.voxels <= high)
             assert (taken & ~inside).sum() > (taken & inside).sum(), (case.name, name)
+
+
+def test_another_appearance_shows_the_same_body_in_other_intensities(cases: list[Phantom]) -> None:
+    case = cases[1]
+    shifted = with_shifted_appearance(case)
+    assert np.array_equal(shifted.labels, case.labels)
+    assert np.array_equal(with_shifted_appearance(case).voxels, shifted.voxels)
+    soft = (case.voxels > -160) & (case.voxels < 240)
+    assert abs(np.corrcoef(case.voxels[soft], shifted.voxels[soft])[0, 1]) < 0.7
+    air = case.voxels < -900
+    assert shifted.voxels[air].mean() < 0

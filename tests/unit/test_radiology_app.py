@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from labelserver.domain.errors import AppLoadFailed
+from labelserver.tasks.planned import learning_strategies
 
 APP = Path(__file__).parents[2] / "apps" / "radiology"
 
@@ -43,7 +44,7 @@ def test_options_are_read_from_text(configuration: Any) -> None:
             "port": "foreign keys are left alone",
         }
     )
-    assert found.models == ("segmentation",)
+    assert found.models == ("segmentation", "seeds", "click3d", "deepedit")
     assert found.labels == ("liver", "tumour")
     assert found.network == (8, 16)
     assert found.spacing == (1.5, 1.5, 1.5)
@@ -56,7 +57,11 @@ def test_options_are_read_from_text(configuration: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("models", "deepedit"),
+        ("models", "deepgrow"),
+        ("click_roi", "44"),
+        ("click_spacing", "-1"),
+        ("deepedit_size", "50"),
+        ("accept_licences", "everything"),
         ("labels", "a,a"),
         ("labels", ","),
         ("network", "16"),
@@ -91,12 +96,22 @@ def test_the_app_registers_tasks_that_share_one_network(tmp_path: Path) -> None:
     info = app.info()
     assert info["models"]["segmentation"]["labels"] == {"liver": 1, "spleen": 2}
     assert set(info["trainers"]) == {"segmentation"}
-    assert set(info["strategies"]) == {"random", "first", "last", "epistemic"}
-    assert set(info["scoring"]) == {"dice", "sum", "segmentation_epistemic"}
+    assert set(info["strategies"]) == {"random", "first", "last", "epistemic", *learning_strategies()}
+    assert "default" in info["strategies"]
+    assert set(info["scoring"]) == {"intensity", "quality", "dice", "sum", "segmentation_epistemic"}
     config = info["trainers"]["segmentation"]["config"]
     readme = (APP / "README.md").read_text()
     assert f"| `max_epochs` | `{config['max_epochs']}` |" in readme
     assert f"| `steps_per_epoch` | `{config['steps_per_epoch']}` |" in readme
+    assert set(load_app(folder, str(studies), {"models": "all"}).info()["models"]) == {
+        "segmentation",
+        "seeds",
+        "click3d",
+        "deepedit",
+    }
+    clicks = load_app(folder, str(studies), {}).info()
+    assert clicks["models"]["seeds"]["interactive"]["label_values"] == clicks["models"]["click3d"]["labels"]
+    assert set(clicks["trainers"]) == {"segmentation", "click3d"}
     few = load_app(folder, str(studies), {"skip_trainers": "true", "skip_scoring": "true", "skip_strategies": "true"})
     assert few.info()["trainers"] == {}
     assert few.info()["scoring"] == {}

@@ -8,14 +8,16 @@ from dataclasses import dataclass, fields
 from labelserver.domain.errors import AppLoadFailed
 
 #: Names of the models that this app offers.
-MODELS = ("segmentation",)
+MODELS = ("segmentation", "seeds", "click3d", "deepedit")
+#: Models of others, offered where their weights are named; what ``accept_licences`` may hold.
+LICENSED = ("nninteractive", "sam2", "vista3d")
 
 
 @dataclass(frozen=True)
 class Configuration:
     """The app's options. Sizes are in voxels, spacing in mm, along the axes right, anterior, superior."""
 
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = ("segmentation", "seeds", "click3d")
     labels: tuple[str, ...] = ("liver", "spleen", "right_kidney", "left_kidney")
     network: tuple[int, ...] = (16, 32, 64, 128)  #: channels of the U-Net's levels; each level halves the resolution
     dropout: float = 0.05
@@ -26,7 +28,15 @@ class Configuration:
     skip_trainers: bool = False
     skip_scoring: bool = False
     skip_strategies: bool = False
-    epistemic_max_samples: int = 50
+    click_roi: int = 40  #: voxels a side of a click's window
+    click_spacing: float = 4.5  #: mm; voxel size of the closest window; 0: the image's finest
+    deepedit_size: tuple[int, ...] = (96, 96, 96)  #: voxels that an image is resized to
+    nninteractive_weights: str = ""  #: folder
+    sam2_weights: str = ""  #: file
+    sam2_config: str = "configs/sam2.1/sam2.1_hiera_t.yaml"
+    vista3d_weights: str = ""  #: file
+    accept_licences: tuple[str, ...] = ("",)
+    epistemic_max_samples: int = 0
     epistemic_simulation_size: int = 4
 
     @classmethod
@@ -60,12 +70,21 @@ class Configuration:
             raise AppLoadFailed("--conf spacing: voxels have a size above 0 mm.")
         if len(self.intensity_window) != 2 or self.intensity_window[0] >= self.intensity_window[1]:
             raise AppLoadFailed("--conf intensity_window: give a lower and a higher value, for example -160,240.")
+        if self.click_roi % 8 or not 16 <= self.click_roi <= 64:
+            raise AppLoadFailed("--conf click_roi: a multiple of 8 from 16 to 64.")
+        if self.click_spacing < 0:
+            raise AppLoadFailed("--conf click_spacing: a size in mm, or 0 for the image's own.")
+        if any(size < 8 or size % 8 for size in self.deepedit_size):
+            raise AppLoadFailed("--conf deepedit_size: multiples of 8, for example 96,96,96.")
+        strange = [name for name in self.accept_licences if name and name not in LICENSED]
+        if strange:
+            raise AppLoadFailed(f"--conf accept_licences: {strange[0]!r} is none of {', '.join(LICENSED)}.")
         if not 0 <= self.dropout < 1:
             raise AppLoadFailed("--conf dropout: a share from 0 to below 1.")
 
 
 def _read(name: str, text: str, default: object) -> object:
-    """`text` as the type of `default`; one number stands for three in spacing and roi_size."""
+    """`text` as the type of `default`; one number stands for three in sizes and spacing."""
     try:
         if isinstance(default, bool):
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
@@ -74,7 +93,7 @@ def _read(name: str, text: str, default: object) -> object:
             parts = tuple(kind(part.strip(" []")) for part in text.split(",") if part.strip(" []"))
             if name == "models" and parts == ("all",):
                 return MODELS
-            if name in ("spacing", "roi_size"):
+            if name in ("spacing", "roi_size", "deepedit_size"):
                 parts = parts * 3 if len(parts) == 1 else parts
                 if len(parts) != 3:
                     raise ValueError(name)

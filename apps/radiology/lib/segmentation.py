@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from monai.networks.nets import UNet
 
-from labelserver.tasks.scoring_epistemic_v2 import EpistemicScoring
+from labelserver.tasks.pool_scoring import PoolScoring
 from labelserver.tasks.segmentation import SegmentationInfer
 from labelserver.tasks.segmentation_train import SegmentationTrain
 from lib.configuration import Configuration
@@ -67,10 +67,11 @@ class Segmentation:
             description="Training of the segmentation model on all accepted labels",
         )
 
-    def scoring(self) -> EpistemicScoring:
-        return EpistemicScoring(
+    def scoring(self) -> PoolScoring:
+        return PoolScoring(
             self.infer(sampling=True),
+            NAME,
+            looks=self.options.epistemic_simulation_size,
             max_samples=self.options.epistemic_max_samples,
-            simulation_size=self.options.epistemic_simulation_size,
-            description="How unsure the segmentation model is about each image without a label",
+            description="How unsure the segmentation model is about each image, and what the image is like to it",
         )

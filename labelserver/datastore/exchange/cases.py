@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from labelserver.datastore.layout import exported_region_name
 from labelserver.datastore.peer_index import read_peer_index
 from labelserver.domain.errors import InvalidSetting, UnreadableFile
 from labelserver.domain.ids import FINAL
@@ -40,6 +41,7 @@ class CaseLabel:
     file: Path
     tag: str = FINAL
     info: JsonObject = field(default_factory=dict)
+    mask: Path | None = None  #: where the mask of a partly annotated label would be
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,9 @@ def _monai_label(source: Path) -> FoundCases:
             name = file.relative_to(tag_folder).as_posix()
             info = index.labels.get((tag_folder.name, name), {})
             told = {k: v for k, v in info.items() if k not in ("ts", "name")}
-            labels.setdefault(split_ext(name)[0], []).append(CaseLabel(file, tag_folder.name, told))
+            image_id = split_ext(name)[0]
+            mask = source / exported_region_name(tag_folder.name, image_id)
+            labels.setdefault(image_id, []).append(CaseLabel(file, tag_folder.name, told, mask))
     found = FoundCases(ImportLayout.MONAI_LABEL)
     if index.problem:
         found.notes.append(index.problem)
@@ -194,23 +198,45 @@ def _bids_order(pair: tuple[Path, str]) -> tuple[int, str]:
 def _manifest(source: Path) -> FoundCases:
     """Rows (CSV) or objects (JSON) with ``image`` and perhaps ``label``, ``id``, ``tag``; paths beside the file."""
     found = FoundCases(ImportLayout.MANIFEST)
-    text = source.read_text(encoding="utf-8-sig")
-    rows: list[dict[str, Any]] = (
-        json.loads(text) if source.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    )
     cases: dict[str, Case] = {}
-    for row in rows:
-        image = source.parent / str(row["image"])
-        image_id = str(row.get("id") or split_ext(image.name)[0])
+    for row in _manifest_rows(source):
+        image = source.parent / row["image"]
+        image_id = row.get("id") or split_ext(image.name)[0]
         before = cases.get(image_id, Case(image_id, image))
         if before.image != image:
             found.notes.append(f"The id {image_id!r} is given to two images; {row['image']} is left out.")
             continue
         label = row.get("label")
-        added = (CaseLabel(source.parent / str(label), str(row.get("tag") or FINAL)),) if label else ()
+        added = (CaseLabel(source.parent / label, row.get("tag") or FINAL),) if label else ()
         cases[image_id] = Case(image_id, image, (*before.labels, *added))
     found.cases = list(cases.values())
     return found
+
+
+def _manifest_rows(source: Path) -> list[dict[str, str]]:
+    """The rows that name an image. Raises `UnreadableFile`."""
+    text = source.read_text(encoding="utf-8-sig")
+    if source.suffix.lower() == ".json":
+        listed = json.loads(text)
+        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+            raise UnreadableFile(
+                f'{source.name} must be a list such as [{{"image": "a.nii.gz", "label": "l.nii.gz"}}].'
+            )
+        rows = [{str(key): _cell(value) for key, value in entry.items()} for entry in listed]
+    else:
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)  # spreadsheets of many countries write ";"
+        table = csv.DictReader(text.splitlines(), delimiter=separator)
+        rows = [{str(key): _cell(value) for key, value in row.items() if key is not None} for row in table]
+    named = [row for row in rows if row.get("image")]
+    if rows and not named:
+        columns = ", ".join(dict.fromkeys(key for row in rows for key in row)) or "none"
+        raise UnreadableFile(f"{source.name} needs a column 'image' (and may have label, id, tag); it has: {columns}.")
+    return named
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value).strip()
 
 
 _LABEL_FOLDERS = frozenset(("labels", "label", "masks", "mask", "segmentations", "seg", "annotations", "labelsTr"))

@@ -3,6 +3,8 @@
 ``snapshot`` keeps every label bit by bit in the layout of a MONAI Label folder, with ``snapshot.json`` and a manifest.
 The other layouts hold one flat map per image and become NIfTI; segments that overlap do not fit into one, and the case
 is refused with a sentence instead of losing voxels.
+
+What trainings do not learn from (`domain.work.Withheld`) is left out unless it is asked for, and counted.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,13 +25,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from labelserver.datastore.annotating import region_file
 from labelserver.datastore.exchange import snapshots
 from labelserver.datastore.exchange.snapshots import Snapshot, SnapshotLabel
+from labelserver.datastore.layout import exported_region_name
 from labelserver.datastore.local import LocalDatastore
 from labelserver.datastore.plain_json import label_names
 from labelserver.domain.errors import Conflict, LabelNotFound, LabelServerError, UnsupportedFormat
 from labelserver.domain.ids import FINAL, ImageId, Tag, folder_key
 from labelserver.domain.json_types import JsonObject
+from labelserver.domain.work import Withheld
 from labelserver.imaging.formats import has_voxels
 from labelserver.imaging.seg_nrrd import read_seg_nrrd
 from labelserver.imaging.volumes import read_volume, write_volume
@@ -47,12 +53,13 @@ class ExportLayout(StrEnum):
 
 @dataclass(slots=True)
 class Exported:
-    """What an export holds; `left_out` are sentences."""
+    """What an export holds; `left_out` are sentences about labels that could not be written."""
 
     snapshot: Snapshot
     images: int = 0
     labels: int = 0
     left_out: list[str] = field(default_factory=list)
+    withheld: dict[Withheld, int] = field(default_factory=dict)  #: labels that trainings do not learn from either
 
 
 def export(
@@ -62,6 +69,7 @@ def export(
     *,
     images: bool = True,
     tags: tuple[str, ...] = (),
+    include: Collection[Withheld] = (),
     on_progress: Callable[[int], None] | None = None,
 ) -> Exported:
     """Write `target`, which must not exist.
@@ -69,6 +77,7 @@ def export(
     Args:
         images: also copy the images; without them the labels alone.
         tags: only these; empty means all for a snapshot, ``final`` for the others.
+        include: also labels that trainings do not learn from for these reasons.
 
     Raises:
         Conflict: `target` exists.
@@ -78,9 +87,17 @@ def export(
         raise Conflict(f"{target} exists. Exports are never overwritten; name another folder.")
     if layout is not ExportLayout.SNAPSHOT:
         tags = tags[:1] or (FINAL,)
-    done = Exported(snapshots.take(store, tags))
+    withheld = {key: why for key, why in store.withheld_labels().items() if why not in include}
+    done = Exported(snapshots.take(store, tags, withheld))
+    counted = Counter(why for (_, tag), why in withheld.items() if not tags or tag in tags)
+    done.withheld = {why: counted[why] for why in Withheld if counted[why]}
     if not done.snapshot.labels:
-        raise LabelNotFound("There is no label to export yet.")
+        told = ", ".join(f"{count} {why}" for why, count in done.withheld.items())
+        raise LabelNotFound(
+            f"All labels are left out ({told}), as trainings leave them out. Ask for them with include."
+            if told
+            else "There is no label to export yet."
+        )
     with storage_errors(target.name):
         target.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=atomic.TEMPORARY_PREFIX, dir=target.parent))
@@ -90,7 +107,10 @@ def export(
                 _write_snapshot(store, building, done, images=images, on_progress=on_progress)
             else:
                 _write_flat(store, building, done, _LAYOUTS[layout], images=images, on_progress=on_progress)
-            atomic.write_json(building / snapshots.FILE, done.snapshot.to_json())
+            document = done.snapshot.to_json()
+            if done.withheld:
+                document = {**document, "withheld": {str(why): count for why, count in done.withheld.items()}}
+            atomic.write_json(building / snapshots.FILE, document)
             _make_read_only(building)
             building.rename(target)
     except BaseException:
@@ -107,6 +127,9 @@ def _write_snapshot(
         source = store.revision_file(ImageId(label.image_id), Tag(label.tag), label.number)
         place = f"labels/{label.tag}/{label.image_id}{label.ext}"
         _copy(source, folder / place)
+        mask = region_file(store.layout, label.image_id, label.tag, label.number)
+        if mask.is_file():
+            _copy(mask, folder / exported_region_name(label.tag, label.image_id))
         done.labels += 1
         image = _image_place(store, label.image_id)
         rows.append((label.image_id, image, label.tag, place))
@@ -169,6 +192,12 @@ def _write_flat(
         image_place, label_place = places.image(case), places.label(case)
         if (folder / label_place).exists():
             done.left_out.append(f"{label.image_id} ({label.tag}): another case has the name {label_place!r} here.")
+            continue
+        if label.annotated:
+            done.left_out.append(
+                f"{label.image_id} ({label.tag}): it is annotated in part, and this layout has no place to say so. "
+                "Export it as a snapshot."
+            )
             continue
         try:
             file = store.revision_file(ImageId(label.image_id), Tag(label.tag), label.number)

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from labelserver.datastore.annotating import recorded_part
 from labelserver.datastore.exchange.cases import Case, CaseLabel, FoundCases
+from labelserver.datastore.label_check import check_values_of
 from labelserver.datastore.local import LocalDatastore
+from labelserver.domain.annotation import COMPLETE, Annotation, annotation_of
 from labelserver.domain.errors import (
     GridsDiffer,
     ImageNotFound,
@@ -30,7 +33,7 @@ from labelserver.domain.labels import ImageKind, LabelSource, Provenance
 from labelserver.imaging.dicom_series import find_series
 from labelserver.imaging.formats import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, has_voxels, kind_of, split_ext
 from labelserver.imaging.reordering import axis_change
-from labelserver.imaging.volumes import check_whole, read_grid
+from labelserver.imaging.volumes import read_grid
 from labelserver.storage.atomic import storage_errors
 from labelserver.storage.checksums import sha256_of
 
@@ -108,7 +111,9 @@ def carry_out(
             for label in labels:
                 ext = split_ext(label.file.name)[1]
                 made_by = Provenance(person=person, client=CLIENT, source=LabelSource.IMPORT)
-                store.accept_label(image_id, label.file, ext, parse_tag(label.tag), made_by, label.info)
+                part = recorded_part(label.info, label.mask) if label.mask is not None else None
+                tag = parse_tag(label.tag)
+                store.accept_label(image_id, label.file, ext, tag, made_by, label.info, annotated=part)
         except (Refused, ImageNotFound) as error:
             failed.append(Item(case.image_id, "", case.image, Fate.REFUSED, error.message))
         if on_progress is not None:
@@ -178,6 +183,8 @@ def _label_fate(
         if not label.file.is_file():
             raise UnreadableFile("The file is missing.")
         _check_label(label.file, kind, grid)
+        if label.mask is not None:
+            recorded_part(label.info, label.mask)
     except UnreadableFile as error:
         return Fate.UNREADABLE, error.message
     except LabelServerError as error:
@@ -186,13 +193,17 @@ def _label_fate(
         current = store.current_revision(ImageId(case.image_id), tag)
     except LabelNotFound:
         return Fate.NEW, ""
-    if current.sha256 == sha256_of(label.file):
+    if current.sha256 == sha256_of(label.file) and _annotation_told(label) == current.annotation:
         return Fate.THERE, ""
     return Fate.NEW, f"It becomes the newest revision, after number {current.number}."
 
 
+def _annotation_told(label: CaseLabel) -> Annotation:
+    return annotation_of(label.info) if label.mask is not None else COMPLETE
+
+
 def _check_label(file: Path, kind: ImageKind, grid: Grid | None) -> None:
-    """What can be said without taking it: known type, whole, on its image's grid. Raises `Refused`."""
+    """What can be said without taking it: known type, whole, on its image's grid, whole numbers. Raises `Refused`."""
     ext = split_ext(file.name)[1].lower()
     if ext not in LABEL_EXTENSIONS:
         raise UnsupportedFormat(f"Labels of type {ext or '(none)'} are not stored.")
@@ -202,13 +213,14 @@ def _check_label(file: Path, kind: ImageKind, grid: Grid | None) -> None:
         return
     if grid is None:
         raise UnsupportedFormat("Its image has no grid that the label could be compared with.")
-    own = check_whole(file)
+    own = read_grid(file)
     if kind is ImageKind.PICTURE:
         fits = own.shape == grid.shape
     else:
         fits = grid.same_place(own) or axis_change(own, grid) is not None
     if not fits:
         raise GridsDiffer(f"The label does not lie on its image's grid: {grid.difference(own)}.")
+    check_values_of(file, floats=True)
 
 
 def _take_image(store: LocalDatastore, case: Case, person: str, *, link: bool) -> None:

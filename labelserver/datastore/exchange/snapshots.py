@@ -1,7 +1,8 @@
 """A snapshot says exactly which labels a data set holds, and its hash names it.
 
-The hash covers image ids, tags, the SHA-256 of each label's file and the label schema. It does not cover revision
-numbers, which each store counts on its own: a snapshot that is imported elsewhere and taken again has the same hash.
+The hash covers image ids, tags, the SHA-256 of each label's file, what was annotated of it and the label schema. It
+does not cover revision numbers, which each store counts on its own: a snapshot that is imported elsewhere and taken
+again has the same hash.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from labelserver.datastore.local import LocalDatastore
@@ -31,6 +33,7 @@ class SnapshotLabel:
     number: int
     ext: str
     sha256: str
+    annotated: JsonObject = field(default_factory=dict)  #: `Annotation.to_json`; {}: everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Snapshot:
     @property
     def hash(self) -> str:
         """64 hex digits that name the content."""
-        content = [[label.image_id, label.tag, label.ext, label.sha256] for label in self.labels]
+        content = [[x.image_id, x.tag, x.ext, x.sha256, *([x.annotated] if x.annotated else [])] for x in self.labels]
         text = json.dumps({"labels": content, "schema": self.schema}, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -55,24 +58,35 @@ class Snapshot:
             "made_ts": int(time.time()),
             "schema": self.schema,
             "labels": [
-                {"image": x.image_id, "tag": x.tag, "revision": x.number, "ext": x.ext, "sha256": x.sha256}
+                {
+                    "image": x.image_id,
+                    "tag": x.tag,
+                    "revision": x.number,
+                    "ext": x.ext,
+                    "sha256": x.sha256,
+                    **({"annotated": x.annotated} if x.annotated else {}),
+                }
                 for x in self.labels
             ],
         }
 
 
-def take(store: LocalDatastore, tags: tuple[str, ...] = ()) -> Snapshot:
-    """The current labels of a store (of these tags; empty: all)."""
+def take(
+    store: LocalDatastore, tags: tuple[str, ...] = (), without: Container[tuple[str, str]] = frozenset()
+) -> Snapshot:
+    """The current labels of a store (of these tags; empty: all), without those of some (image id, tag)."""
     labels = []
     for image_id in store.list_images():
         for tag in store.get_labels_by_image_id(image_id):
-            if tags and tag not in tags:
+            if (tags and tag not in tags) or (image_id, tag) in without:
                 continue
             try:
                 current = store.current_revision(ImageId(image_id), Tag(tag))
             except LabelNotFound:  # removed meanwhile
                 continue
-            labels.append(SnapshotLabel(image_id, tag, current.number, current.ext, current.sha256))
+            told = current.annotation
+            annotated = {} if told.is_complete else told.to_json()
+            labels.append(SnapshotLabel(image_id, tag, current.number, current.ext, current.sha256, annotated))
     return Snapshot(tuple(sorted(labels, key=lambda x: (x.image_id, x.tag))), _schema_of(store))
 
 
@@ -90,7 +104,14 @@ def read(folder: Path) -> Snapshot | None:
         raise UnreadableFile(f"{FILE} cannot be read: {error}.") from error
     try:
         labels = tuple(
-            SnapshotLabel(str(x["image"]), str(x["tag"]), int(x["revision"]), str(x["ext"]), str(x["sha256"]))
+            SnapshotLabel(
+                str(x["image"]),
+                str(x["tag"]),
+                int(x["revision"]),
+                str(x["ext"]),
+                str(x["sha256"]),
+                dict(x.get("annotated", {})),
+            )
             for x in document["labels"]
         )
         snapshot, told = Snapshot(labels, dict(document["schema"])), document["hash"]

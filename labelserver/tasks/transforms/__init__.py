@@ -1,5 +1,6 @@
 """Dictionary transforms that labeling needs beside MONAI's; an app mixes them freely with MONAI's own."""
 
+from labelserver.tasks.transforms.annotated import LoadAnnotatedd
 from labelserver.tasks.transforms.caching import CacheTransformDatad
 from labelserver.tasks.transforms.contours import FindContoursd
 from labelserver.tasks.transforms.loading import LoadImageExd, LoadImageTensord, LoadVolumed, NormalizeLabeld
@@ -21,6 +22,7 @@ __all__ = [
     "ExtremePointsd",
     "FindContoursd",
     "LargestCCd",
+    "LoadAnnotatedd",
     "LoadImageExd",
     "LoadImageTensord",
     "LoadVolumed",

@@ -1,14 +1,12 @@
 """Keep what the first transforms made of an image, so that the next click does not make it again.
 
 An entry belongs to an image file as it is now (path, size, modification time) and to the values under the hash keys;
-it is handed out as a copy. One lock guards the table of entries.
+it is handed out as a copy. Entries lie in the table of `prepared_images` and count in its budget.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +19,13 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from monai.utils import TraceKeys, ensure_tuple
 
+from labelserver.tasks.prepared_images import shared
 from labelserver.tasks.transform_runs import run_transforms
 
 CacheKey: TypeAlias = tuple[Hashable, ...]
 
 #: attributes that transforms of MONAI set while they run
 _STATE = frozenset({"_tracing", "R"})
-
-#: prepared images kept at a time; one is some hundred MB
-CAPACITY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +34,9 @@ class _Entry:
     expires: float  #: monotonic seconds
 
 
-class _Table:
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[CacheKey, _Entry] = OrderedDict()
-
-    def get(self, key: CacheKey) -> dict[Hashable, Any] | None:
-        with self._lock:
-            entry = self._entries.get(key)
-            if entry is None or entry.expires < time.monotonic():
-                self._entries.pop(key, None)
-                return None
-            self._entries.move_to_end(key)
-            return entry.values
-
-    def put(self, key: CacheKey, values: dict[Hashable, Any], ttl_s: float) -> None:
-        with self._lock:
-            self._entries[key] = _Entry(values, time.monotonic() + ttl_s)
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._entries.clear()
-
-
-_table = _Table(CAPACITY)
-
-
 def forget_prepared_images() -> None:
     """Empty the cache."""
-    _table.clear()
+    shared().clear()
 
 
 class CacheTransformDatad(Transform):
@@ -109,13 +75,15 @@ class CacheTransformDatad(Transform):
         except OSError:
             return None
         named = tuple((name, repr(data.get(name))) for name in self.hash_key)
-        return (str(path), stat.st_size, stat.st_mtime_ns, self.made_by, self.keys, *named)
+        return ("mark", str(path), stat.st_size, stat.st_mtime_ns, self.made_by, self.keys, *named)
 
     def load(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any] | None:
         """`data` with the kept values, or None."""
         key = self.key_of(data)
-        values = _table.get(key) if key is not None else None
-        return None if values is None else {**data, **_copied(values)}
+        entry: _Entry | None = shared().find(key) if key is not None else None
+        if entry is None or entry.expires < time.monotonic():
+            return None
+        return {**data, **_copied(entry.values)}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Keep the values of `data`; returns it as it is."""
@@ -129,7 +97,7 @@ class CacheTransformDatad(Transform):
             for value in values.values():
                 if isinstance(value, MetaTensor):
                     value.applied_operations = [{**op, TraceKeys.ID: TraceKeys.NONE} for op in value.applied_operations]
-        _table.put(key, values, self.ttl_s)
+        shared().put(key, _Entry(values, time.monotonic() + self.ttl_s))
         return result
 
 

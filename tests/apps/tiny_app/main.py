@@ -45,6 +45,8 @@ class Count(TrainTask):
             progress.report({"epoch": step + 1, "total_epochs": 10})
             if step == 5:
                 meet(request.get("meet"))
+            if request.get("yield_device"):
+                progress.yield_device("cpu")
             if progress.should_stop():
                 kept.write_text(str(step + 1))
                 break

@@ -43,7 +43,7 @@ def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(settings_module, "_installed", Settings())
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", "")  # other tests' apps have a lib, too
     monkeypatch.setenv("PATH", os.environ["PATH"])
     yield
     for name in [n for n in sys.modules if n == "lib" or n.startswith("lib.")]:

@@ -9,6 +9,8 @@ import pytest
 
 from labelserver.cli.main import run
 from labelserver.datastore.local import LocalDatastore
+from labelserver.domain.ids import FINAL, ImageId
+from labelserver.domain.work import Verdict
 from tests.support.study_folder import put_image, put_label
 
 
@@ -67,6 +69,24 @@ def test_export_prints_the_hash_that_import_confirms(
     assert command("datasets", "export", str(tmp_path / "out"), "--studies", studies) == 1
 
 
+def test_export_says_what_it_left_out_and_takes_it_if_asked(
+    store: LocalDatastore, studies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_image(tmp_path / "studies", "b.nii.gz")
+    store.refresh()
+    store.save_label("b", str(put_label(tmp_path / "l.nii.gz")), "final", {})
+    store.work.reviews.review(ImageId("b"), FINAL, Verdict.RETURNED, "the tip", "rita")
+    assert command("datasets", "export", str(tmp_path / "out"), "--studies", studies) == 0
+    out = capsys.readouterr().out
+    assert "1 labels and 1 images" in out
+    assert "do not learn from them: 1 returned. Add --include" in " ".join(out.split())
+    assert command("datasets", "export", str(tmp_path / "all"), "--studies", studies, "--include", "returned") == 0
+    assert "2 labels and 2 images" in capsys.readouterr().out
+    assert command("datasets", "export", str(tmp_path / "more"), "--studies", studies, "--include", "all") == 0
+    assert command("datasets", "export", str(tmp_path / "x"), "--studies", studies, "--include", "poor") == 1
+    assert "known are returned, unapproved, flagged, all" in capsys.readouterr().err
+
+
 def test_log_and_verify_tell_of_an_edit(
     store: LocalDatastore, studies: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,6 +111,27 @@ def test_erase_tells_first_and_does_with_yes(
     assert command("datasets", "erase", "a", "--studies", studies, "--yes") == 0
     assert store.list_images() == []
     assert command("datasets", "erase", "a", "--studies", studies) == 1
+
+
+def test_erase_says_what_lies_elsewhere(
+    store: LocalDatastore, studies: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = put_image(tmp_path / "archive", "one.nii.gz")
+    inside = put_image(tmp_path / "more", "two.nii.gz")
+    (Path(studies) / "one.nii.gz").symlink_to(single)
+    (Path(studies) / "far").symlink_to(inside.parent, target_is_directory=True)
+    store.refresh()
+    assert command("datasets", "erase", "one", "--studies", studies) == 0
+    assert f"(a link; {single} stays)" in capsys.readouterr().out
+    assert command("datasets", "erase", "one", "--studies", studies, "--yes") == 0
+    assert f"Only the link to {single} is gone" in capsys.readouterr().out
+    assert single.is_file()
+    assert command("datasets", "erase", "far/two", "--studies", studies) == 0
+    assert f"(that is {inside})" in capsys.readouterr().out
+    assert command("datasets", "erase", "far/two", "--studies", studies, "--yes") == 0
+    assert not inside.exists()
+    store.refresh()
+    assert store.list_images() == ["a"]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

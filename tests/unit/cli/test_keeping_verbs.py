@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ import pytest
 from labelserver.cli.main import run
 from labelserver.contracts.model_store import Candidate
 from labelserver.datastore.local import LocalDatastore
-from labelserver.domain.ids import FINAL, ImageId
+from labelserver.domain.ids import FINAL, ImageId, JobId
+from labelserver.domain.jobs import JobKind, JobSpec, Signal
+from labelserver.engine.job_folder import EventWriter, JobFolder
 from labelserver.model_store.local import LocalModelStore
 from labelserver.storage.locks import OwnerLock
-from tests.support.study_folder import put_image, put_label
+from tests.support.study_folder import put_image, put_label, put_series
 
 A = ImageId("a")
 
@@ -69,7 +72,7 @@ def test_prune_keeps_current_revisions_and_those_a_version_was_trained_on(
     assert sorted(p.name for p in folder.iterdir()) == sorted(
         f"{n}{e}" for n in (2, 4, 5) for e in (".json", ".nii.gz")
     )
-    assert store.verify().findings == []
+    assert store.upkeep.verify().findings == []
     assert [e.act.revision for e in store.audit_log(10) if e.act.action == "prune"] == [1, 3]
 
 
@@ -109,12 +112,69 @@ def test_prune_takes_old_logs_trash_and_caches(
     assert list(store.layout.trash_folder("a").iterdir()) == []
 
 
+def put_job(app: Path, number: int, signals: list[Signal], *, age_days: float) -> Path:
+    """A job's folder with a checkpoint and a log, to which this happened; everything is so old."""
+    spec = JobSpec(JobId(f"3f2b8c1e-0000-4000-8000-{number:012}"), JobKind.TRAIN, "m", {}, "Ada", 1.0)
+    folder = JobFolder(app / "jobs" / spec.job_id)
+    folder.create(spec)
+    for signal in signals:
+        if signal is Signal.EXITED:
+            folder.write_exit(0)
+        elif signal in (Signal.STARTED, Signal.STOP_ASKED):
+            folder.say(signal, {})
+        else:
+            writer = EventWriter(folder)
+            writer.write(signal)
+            writer.close()
+    for name in ("training-checkpoint.pt", "worker.log"):
+        (folder.path / name).write_bytes(b"x")
+    old = time.time() - age_days * 86400
+    for path in folder.path.iterdir():
+        os.utime(path, (old, old))
+    return folder.path
+
+
+DONE = [Signal.STARTED, Signal.RUNNING, Signal.RESULT, Signal.EXITED]
+WAITING = [Signal.STARTED, Signal.RUNNING]
+
+
+def test_prune_takes_checkpoints_and_folders_of_ended_jobs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = tmp_path / "app"
+    old, older, running, young = (
+        put_job(app, number, signals, age_days=days)
+        for number, (signals, days) in enumerate(((DONE, 20), (DONE, 90), (WAITING, 90), (DONE, 1)))
+    )
+    damaged = app / "jobs" / "damaged"
+    damaged.mkdir()
+    (damaged / "spec.json").write_text("{")
+    words = ("prune", "--app", str(app), "--yes")
+    for name in ("LABELSERVER_KEEP_CHECKPOINTS_DAYS", "LABELSERVER_KEEP_JOBS_DAYS"):
+        monkeypatch.setenv(name, "0")
+    assert command(*words) == 0
+    assert all((folder / "training-checkpoint.pt").is_file() for folder in (old, older, running, young))
+    monkeypatch.setenv("LABELSERVER_KEEP_CHECKPOINTS_DAYS", "10")
+    monkeypatch.setenv("LABELSERVER_KEEP_JOBS_DAYS", "60")
+    assert command(*words[:-1]) == 0
+    said = capsys.readouterr().out
+    assert f"job: {older}" in said
+    assert f"checkpoint: {old / 'training-checkpoint.pt'}" in said
+    assert older.is_dir()
+    assert command(*words) == 0
+    assert not older.exists()
+    assert sorted(p.name for p in old.glob("*.[pl]*")) == ["worker.log"]
+    assert (running / "training-checkpoint.pt").is_file(), "it goes on with its checkpoint"
+    assert (young / "training-checkpoint.pt").is_file()
+    assert damaged.is_dir()
+
+
 def test_a_packed_project_is_the_same_elsewhere(store: LocalDatastore, tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "main.py").write_text("# an app")
     add_version(app, {})
-    head = store.verify().head
+    head = store.upkeep.verify().head
     before = store.json()
     packed = tmp_path / "p.tar.gz"
     assert command("project", "pack", str(packed), "--studies", str(store.layout.studies), "--app", str(app)) == 0
@@ -124,9 +184,29 @@ def test_a_packed_project_is_the_same_elsewhere(store: LocalDatastore, tmp_path:
     assert command("project", "unpack", str(packed), str(target)) == 1
     other = LocalDatastore(target / "studies")
     assert other.json() == before
-    assert other.verify(head).findings == []
+    assert other.upkeep.verify(head).findings == []
     assert numbers(other) == [1, 2, 3, 4, 5]
     assert LocalModelStore(target / "app").models() == ["m"]
+    other.close()
+
+
+def test_images_that_are_linked_are_packed_as_files(store: LocalDatastore, tmp_path: Path) -> None:
+    studies = store.layout.studies
+    put_series(tmp_path / "archive" / "series", "1.2.3")
+    put_image(tmp_path / "archive", "single.nii.gz")
+    (studies / "ct").symlink_to(tmp_path / "archive" / "series", target_is_directory=True)
+    (studies / "single.nii.gz").symlink_to(tmp_path / "archive" / "single.nii.gz")
+    (studies / "ct" / "round").symlink_to(studies, target_is_directory=True)
+    store.refresh()
+    before = store.list_images()
+    assert {"ct", "single"} <= set(before)
+    packed, target = tmp_path / "p.tar.gz", tmp_path / "t"
+    assert command("project", "pack", str(packed), "--studies", str(studies)) == 0
+    shutil.rmtree(tmp_path / "archive")
+    assert command("project", "unpack", str(packed), str(target)) == 0
+    other = LocalDatastore(target / "studies")
+    assert other.list_images() == before
+    assert len(list((target / "studies" / "ct").glob("*.dcm"))) == 4
     other.close()
 
 

@@ -34,7 +34,7 @@ def told(store: LocalDatastore) -> list[tuple[str, str, str, int | None]]:
 
 
 def reasons(store: LocalDatastore) -> list[str]:
-    return [p.reason for p in store.verify().findings]
+    return [p.reason for p in store.upkeep.verify().findings]
 
 
 def edit_index(store: LocalDatastore, statement: str) -> None:
@@ -64,7 +64,7 @@ def test_labels_that_lay_in_the_folder_have_entries_too(studies: Path, open_stor
         put_label(studies / f"labels/final/i{n}.nii.gz")
     store = open_store()
     assert {e.act.detail["source"] for e in store.audit_log(100)} == {"import"}
-    checked = store.verify()
+    checked = store.upkeep.verify()
     assert (checked.entries, checked.revisions, checked.findings) == (20, 20, [])
 
 
@@ -101,24 +101,24 @@ def test_a_changed_or_missing_revision_file_is_found(store: LocalDatastore, name
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
-    (finding,) = store.verify().findings
+    (finding,) = store.upkeep.verify().findings
     assert finding.path.endswith(name)
     file.unlink()
-    (finding,) = store.verify().findings
+    (finding,) = store.upkeep.verify().findings
     assert "missing" in finding.reason
 
 
 def test_a_chain_written_anew_does_not_hold_the_hash_that_was_noted(
     store: LocalDatastore, open_store: OpenStore
 ) -> None:
-    head = store.verify().head
-    assert store.verify(head).findings == []
+    head = store.upkeep.verify().head
+    assert store.upkeep.verify(head).findings == []
     store.close()
     for part in (store.layout.audit_file, *store.layout.index_file.parent.glob("index.sqlite*")):
         part.unlink()
     again = open_store()
-    assert again.verify().findings == []
-    assert any("not in the chain" in p.reason for p in again.verify(head).findings)
+    assert again.upkeep.verify().findings == []
+    assert any("not in the chain" in p.reason for p in again.upkeep.verify(head).findings)
 
 
 def test_the_log_outlives_the_index(store: LocalDatastore, open_store: OpenStore) -> None:

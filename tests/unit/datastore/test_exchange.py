@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from labelserver.datastore.exchange.cases import ImportLayout, find_cases
-from labelserver.datastore.exchange.exporting import ExportLayout, export
+from labelserver.datastore.exchange.exporting import Exported, ExportLayout, export
 from labelserver.datastore.exchange.importing import Fate, ImportPlan, carry_out, plan_import
 from labelserver.datastore.exchange.snapshots import adopt_schema, read, take
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import Conflict, InvalidSetting, LabelNotFound, UnreadableFile
 from labelserver.domain.ids import FINAL, ImageId
 from labelserver.domain.labels import LabelSource
+from labelserver.domain.schema import LabelSchema
+from labelserver.domain.work import Verdict, Withheld, Workflow
 from labelserver.imaging.seg_nrrd import write_seg_nrrd
-from labelserver.imaging.volumes import read_volume
+from labelserver.imaging.volumes import read_volume, write_volume
 from tests.support.study_folder import AFFINE, SHAPE, put_image, put_label, put_series
 
 Open = Callable[[str], LocalDatastore]
@@ -116,7 +118,7 @@ def test_each_layout_is_known_by_its_looks_and_taken(
     made_by = store.current_revision(ImageId("c1"), FINAL).provenance
     assert (made_by.source, made_by.person) == (LabelSource.IMPORT, "Ada")
     assert (store.layout.studies / "c1.nii.gz").is_symlink() is link
-    assert store.verify().findings == []
+    assert store.upkeep.verify().findings == []
     again = plan_import(store, find_cases(source / below))
     assert (again.takes, again.count(Fate.THERE, labels=True)) == ([], 2)
 
@@ -176,6 +178,51 @@ def test_the_report_names_collisions_and_unreadable_files_and_the_rest_is_taken(
     assert store.list_images() == ["c1", "c2", "c3", "c5", "c6"]
     assert (store.layout.studies / "c2.nii.gz").read_bytes() == before
     assert store.get_labeled_images() == ["c1"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "says"),
+    [(-1, np.int16, "from -1"), (np.nan, np.float32, "not numbers"), (0.5, np.float32, "fractions")],
+)
+def test_the_first_look_finds_labels_that_would_be_refused(
+    value: float, kind: type, says: str, tmp_path: Path, open_at: Open
+) -> None:
+    manifest(tmp_path / "in")
+    write_volume(tmp_path / "in/y/c2-drawn.nii.gz", np.full(SHAPE, value, kind), AFFINE, compress=True)
+    store = open_at("studies")
+    plan = plan_import(store, find_cases(tmp_path / "in/list.csv"))
+    (found,) = [item for item in plan.items if item.fate is Fate.UNREADABLE]
+    assert (found.image_id, says in found.reason) == ("c2", True)
+    assert store.list_images() == []
+    assert carry_out(store, plan, "Ada") == []
+    assert store.get_labeled_images() == ["c1"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_manifest_may_come_from_any_spreadsheet(separator: str, encoding: str, tmp_path: Path) -> None:
+    manifest(tmp_path)
+    rows = [("image", "label"), ("x/c1.nii.gz", "y/c1-drawn.nii.gz"), ("x/c3.nii.gz", ""), ("", "")]
+    (tmp_path / "other.csv").write_text("\r\n".join(separator.join(row) for row in rows), encoding=encoding)
+    found = find_cases(tmp_path / "other.csv")
+    assert [(case.image_id, len(case.labels)) for case in found.cases] == [("c1", 1), ("c3", 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("m.csv", "picture,label\na.nii.gz,l.nii.gz\n", "it has: picture, label"),
+        ("m.json", '{"image": "a.nii.gz"}', "must be a list"),
+        ("m.json", '["a.nii.gz"]', "must be a list"),
+        ("m.json", "[{", "cannot be read as manifest"),
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_is_refused_with_a_sentence(
+    name: str, content: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UnreadableFile, match=says):
+        find_cases(tmp_path / name)
 
 
 def test_what_is_no_data_set_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -267,6 +314,69 @@ def test_an_export_is_read_only_never_overwritten_and_an_edit_shows(filled: Loca
         read(tmp_path / "one")
 
 
+def judged(store: LocalDatastore, tmp_path: Path) -> None:
+    """a: returned; b/c: approved; d: submitted; e: of a flagged image."""
+    for name in ("d", "e"):
+        put_image(store.layout.studies, f"{name}.nii.gz")
+    store.refresh()
+    for name in ("d", "e"):
+        store.save_label(name, str(put_label(tmp_path / "l.nii.gz")), "final", {})
+    store.work.reviews.review(ImageId("a"), FINAL, Verdict.RETURNED, "the tip", "rita")
+    store.work.reviews.review(ImageId("b/c"), FINAL, Verdict.APPROVED, "", "rita")
+    store.work.reviews.flag(ImageId("e"), "bea", "wrong patient")
+
+
+def exported(done: Exported) -> list[tuple[str, str]]:
+    return [(label.image_id, label.tag) for label in done.snapshot.labels]
+
+
+def test_an_export_holds_what_trainings_learn_from_and_counts_the_rest(filled: LocalDatastore, tmp_path: Path) -> None:
+    judged(filled, tmp_path)
+    done = export(filled, tmp_path / "flat", ExportLayout.NNUNET)
+    assert exported(done) == [("b/c", FINAL), ("d", FINAL)]
+    assert len(filled.datalist()) == 2
+    assert done.withheld == {Withheld.RETURNED: 1, Withheld.FLAGGED: 1}
+    whole = export(filled, tmp_path / "whole", ExportLayout.SNAPSHOT)
+    assert exported(whole) == [("a", "original"), ("b/c", FINAL), ("d", FINAL)], "a proposal was not returned"
+    assert json.loads((tmp_path / "whole" / "snapshot.json").read_text())["withheld"] == {"returned": 1, "flagged": 1}
+    assert read(tmp_path / "whole") == whole.snapshot
+    filled.work.workflows.replace(Workflow(approved_only=True), based_on=None, person="anna")
+    strict = export(filled, tmp_path / "strict", ExportLayout.NNUNET)
+    assert exported(strict) == [("b/c", FINAL)]
+    assert len(filled.datalist()) == 1
+    assert strict.withheld == {Withheld.RETURNED: 1, Withheld.UNAPPROVED: 1, Withheld.FLAGGED: 1}
+
+
+def test_what_is_withheld_is_exported_if_asked_for(filled: LocalDatastore, tmp_path: Path) -> None:
+    judged(filled, tmp_path)
+    some = export(filled, tmp_path / "some", ExportLayout.NNUNET, include=(Withheld.RETURNED,))
+    assert exported(some) == [("a", FINAL), ("b/c", FINAL), ("d", FINAL)]
+    assert some.withheld == {Withheld.FLAGGED: 1}
+    everything = export(filled, tmp_path / "all", ExportLayout.SNAPSHOT, include=tuple(Withheld))
+    assert everything.snapshot == take(filled)
+    assert everything.withheld == {}
+    assert "withheld" not in json.loads((tmp_path / "all" / "snapshot.json").read_text())
+
+
+def test_a_returned_label_that_was_drawn_again_is_exported_again(filled: LocalDatastore, tmp_path: Path) -> None:
+    judged(filled, tmp_path)
+    filled.save_label("a", str(put_label(tmp_path / "l.nii.gz", 1)), "final", {})
+    assert ("a", FINAL) in exported(export(filled, tmp_path / "again", ExportLayout.NNUNET))
+
+
+def test_a_returned_label_is_one_that_is_there_and_none_to_learn_from(filled: LocalDatastore, tmp_path: Path) -> None:
+    judged(filled, tmp_path)
+    assert filled.get_labeled_images() == ["a", "b/c", "d", "e"]
+    assert [Path(case["image"]).name for case in filled.datalist()] == ["c.nrrd", "d.nii.gz"]
+
+
+def test_if_all_is_withheld_the_sentence_says_so(filled: LocalDatastore, tmp_path: Path) -> None:
+    filled.work.workflows.replace(Workflow(approved_only=True), based_on=None, person="anna")
+    with pytest.raises(LabelNotFound, match="2 unapproved"):
+        export(filled, tmp_path / "out", ExportLayout.NNUNET)
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_to_export_is_told_and_leaves_no_folder(open_at: Open, tmp_path: Path) -> None:
     with pytest.raises(LabelNotFound):
         export(open_at("empty"), tmp_path / "one", ExportLayout.SNAPSHOT)
@@ -310,3 +420,32 @@ def test_overlapping_segments_are_kept_by_a_snapshot_and_refused_by_flat_layouts
     assert whole.left_out == []
     kept = (tmp_path / "whole/labels/final/a.seg.nrrd").read_bytes()
     assert kept == Path(filled.get_label_uri("a", "final")).read_bytes()
+
+
+def test_a_snapshot_brings_ids_names_colours_and_codes_into_an_empty_project(tmp_path: Path, open_at: Open) -> None:
+    first = open_at("first")
+    put_image(first.layout.studies, "a.nii.gz")
+    first.refresh()
+    term = {"scheme": "SCT", "value": "10200004", "meaning": "Liver"}
+    labels = [
+        {"id": "hepar", "name": "liver", "value": 10, "color": [1, 2, 3], "term": term, "former_names": ["Leber"]},
+        {"name": "spleen", "value": 234},
+    ]
+    first.set_schema(LabelSchema.from_json({"mode": "strict", "labels": labels}))
+    info = {"label_info": [{"name": "Leber", "idx": 10}]}
+    first.save_label("a", str(put_label(tmp_path / "l.nii.gz", 10)), "final", info)
+    done = export(first, tmp_path / "one", ExportLayout.SNAPSHOT)
+    other = open_at("other")
+    known = read(tmp_path / "one")
+    assert known is not None
+    assert adopt_schema(other, known, "Ada") == ""
+    assert carry_out(other, plan_import(other, find_cases(tmp_path / "one")), "Ada") == []
+    assert take(other).hash == done.snapshot.hash
+    ours, theirs = first.schema(), other.schema()
+    assert (theirs.mode, theirs.entries) == (ours.mode, ours.entries)
+    assert theirs.entries[0].id == "hepar"
+    assert theirs.entries[0].term is not None
+    assert (
+        other.current_revision(ImageId("a"), FINAL).info["segments"]
+        == first.current_revision(ImageId("a"), FINAL).info["segments"]
+    )

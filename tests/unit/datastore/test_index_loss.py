@@ -106,7 +106,7 @@ def test_infos_come_back_from_the_newest_backup(labeled: LocalDatastore, open_st
     labeled.update_image_info("a", {"dice": 0.25})
     labeled.update_label_info("a", "final", {"segmentationMeta": {"status": "approved"}})
     labeled.set_name("abdomen")
-    labeled.backup()
+    labeled.upkeep.backup()
     labeled.close()
     delete(labeled.layout.index_file)
     store = open_store()
@@ -119,8 +119,8 @@ def test_infos_come_back_from_the_newest_backup(labeled: LocalDatastore, open_st
 
 def test_a_damaged_backup_is_passed_over(labeled: LocalDatastore, open_store: OpenStore) -> None:
     labeled.update_image_info("a", {"dice": 0.25})
-    labeled.backup()
-    newest = labeled.backup()
+    labeled.upkeep.backup()
+    newest = labeled.upkeep.backup()
     newest.write_bytes(b"noise" * 1000)
     labeled.close()
     delete(labeled.layout.index_file)
@@ -131,7 +131,7 @@ def test_a_damaged_backup_is_passed_over(labeled: LocalDatastore, open_store: Op
 
 
 def test_only_the_newest_three_backups_are_kept(labeled: LocalDatastore) -> None:
-    paths = [labeled.backup() for _ in range(5)]
+    paths = [labeled.upkeep.backup() for _ in range(5)]
     assert sorted(labeled.layout.backups.iterdir()) == sorted(paths[2:])
 
 

@@ -73,7 +73,7 @@ def test_many_equal_scores_are_all_given_once(studies: Path, open_store: OpenSto
         (studies / f"i{n:03}.nii.gz").hardlink_to(studies / "i000.nii.gz")
     store = open_store()
     with store._index.writing() as connection:
-        connection.execute("INSERT INTO scores SELECT id, 's', 1.0, 1 FROM images")
+        connection.execute("INSERT INTO scores (image_id, key, value, waiting) SELECT id, 's', 1.0, 1 FROM images")
     for highest_first in (True, False):
         assert [i for i, _ in store.ordered_by_score("s", highest_first=highest_first)] == store.list_images()
 

@@ -206,15 +206,27 @@ def test_a_crash_between_commit_and_copy_is_healed(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("labelserver.datastore.labels.Labels._show", die)
+        patch.setattr("labelserver.datastore.label_copies.LabelCopies.show", die)
         with pytest.raises(Killed):
             store.save_label("a", str(put_label(tmp_path / "m.nii.gz", 2)), "final", {})
     assert read_volume(studies / "labels/final/a.nii.gz").voxels.max() == 1
     assert value_of(store) == 2  # asked for before anybody looked at the folder
     with monkeypatch.context() as patch:
-        patch.setattr("labelserver.datastore.labels.Labels._show", die)
+        patch.setattr("labelserver.datastore.label_copies.LabelCopies.show", die)
         with pytest.raises(Killed):
             store.save_label("a", str(put_label(tmp_path / "n.nii.gz", 3)), "final", {})
     store.close()
     assert value_of(open_store()) == 3
     assert [r.number for r in store.revisions(A, FINAL)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("remove", [lambda s: s.remove_label("a", "final"), lambda s: s.remove_image("a")])
+def test_an_edit_that_nobody_noticed_yet_survives_a_removal(
+    remove: Callable[[LocalDatastore], None], store: LocalDatastore, studies: Path
+) -> None:
+    edited = put_label(studies / "labels/final/a.nii.gz", 3).read_bytes()
+    remove(store)
+    newest = store.revisions(A, FINAL)[-1]
+    assert (newest.number, newest.provenance.source) == (2, LabelSource.OUTSIDE_EDIT)
+    assert store.revision_file(A, FINAL, 2).read_bytes() == edited
+    assert store.get_label_uri("a", "final") == ""

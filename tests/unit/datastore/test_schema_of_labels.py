@@ -16,7 +16,7 @@ from labelserver.domain.labels import Numbering, Provenance, Revision
 from labelserver.domain.schema import LabelSchema
 from labelserver.imaging.seg_nrrd import read_seg_nrrd, write_seg_nrrd
 from labelserver.imaging.volumes import read_volume, write_volume
-from tests.support.study_folder import AFFINE, SHAPE, put_image
+from tests.support.study_folder import AFFINE, SHAPE, put_image, put_label
 
 OpenStore = Callable[..., LocalDatastore]
 A = ImageId("a")
@@ -214,6 +214,24 @@ def test_segments_of_a_single_layer_file_get_the_schemas_values(store: LocalData
     assert revision.info["mapping"] == {"1": 234, "2": 10}
 
 
+@pytest.mark.parametrize("overlapping", [True, False])
+@pytest.mark.parametrize("names", [["\u809d\u81df", "\u813e\u810f", "\u80be"], ["a b", "a  b", "a_b"], ["", " ", "x"]])
+def test_segments_with_odd_names_are_never_taken_for_one_another(
+    names: list[str], overlapping: bool, store: LocalDatastore, tmp_path: Path
+) -> None:
+    layers = np.zeros((3, *SHAPE), np.uint8)
+    for index in range(3):
+        layers[index, index] = 1
+    layers[:, 3] = overlapping
+    path = tmp_path / "l.seg.nrrd"
+    write_seg_nrrd(path, layers, AFFINE, names, [(1, 2, 3)] * 3, compress=True)
+    revision = store.accept_label(A, path, ".seg.nrrd", FINAL, Provenance(), {})
+    told = revision.info["segments"]
+    assert len({segment["value"] for segment in told}) == 3, told  # type: ignore[index, union-attr]
+    stored = read_seg_nrrd(Path(store.get_label_uri("a", "final")))
+    assert all(np.array_equal(stored.mask(n), layers[n] == 1) for n in range(3))
+
+
 def test_overlapping_layers_come_back_as_they_were_sent(store: LocalDatastore, tmp_path: Path) -> None:
     store.set_schema(LabelSchema.from_json(STRICT))
     layers = np.zeros((2, *SHAPE), np.uint8)
@@ -328,3 +346,39 @@ def test_labels_of_a_peers_folder_are_read_by_the_names_in_its_index(
     for n in range(count):
         stored = read_volume(Path(store.get_label_uri(f"c{n:02}", "final"))).voxels
         assert set(stored[0].ravel()) == {values["liver" if n % 2 else "spleen"]}
+
+
+def test_the_audit_log_tells_of_every_version_of_the_schema(
+    open_store: OpenStore, studies: Path, tmp_path: Path
+) -> None:
+    put_image(studies, "a.nii.gz")
+    store = open_store()
+    store.learn_labels(["liver", "spleen"])
+    store.learn_labels(["spleen"])
+    store.save_label("a", str(put_label(tmp_path / "l.nii.gz")), "final", {"label_info": [{"name": "rib", "idx": 1}]})
+    store.set_schema(store.schema(), person="Ada")
+    told = [(e.act.action, e.act.person, e.act.detail) for e in store.audit_log(10)]
+    assert [(action, person) for action, person, _ in told] == [("schema", ""), ("save", ""), ("schema", "Ada")]
+    assert told[0][2]["names"] == ["liver", "spleen"]
+    versions = [told[0][2]["version"], told[1][2]["schema"], told[2][2]["version"]]
+    assert versions == sorted(set(versions))
+    assert versions[-1] == store.schema().version
+
+
+def test_a_first_schema_whose_writing_was_cut_off_is_finished_without_an_alarm(
+    open_store: OpenStore, studies: Path, tmp_path: Path
+) -> None:
+    put_image(studies, "a.nii.gz")
+    store = open_store()
+    store.learn_labels(["liver"])
+    store.close()
+    (store.layout.state / "project.json").unlink()
+    again = open_store()
+    assert again.schema().values() == {"liver": 1}
+    assert again.problems() == []
+    again.save_label("a", str(put_label(tmp_path / "l.nii.gz")), "final", {})
+    again.close()
+    (store.layout.state / "project.json").unlink()
+    third = open_store()
+    assert third.schema().values() == {"liver": 1}
+    assert ["lost" in p.reason for p in third.problems()] == [True]

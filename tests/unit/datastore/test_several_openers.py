@@ -81,8 +81,8 @@ def test_read_only_studies_stay_untouched_and_labels_lie_elsewhere(
         store.save_label("a", str(put_label(tmp_path / "l.nii.gz", 2)), "final", {})
         assert Path(store.get_label_uri("a", "final")) == elsewhere / "labels/final/a.nii.gz"
         assert [r.number for r in store.revisions(A, FINAL)] == [1, 2]
-        store.backup()
-        assert store.verify().findings == []
+        store.upkeep.backup()
+        assert store.upkeep.verify().findings == []
         assert {p: p.stat().st_mtime_ns for p in studies.rglob("*")} == before
     finally:
         for path in (studies, studies / "labels", studies / "labels/final"):
@@ -101,7 +101,15 @@ def test_the_index_may_lie_on_another_disk(studies: Path, tmp_path: Path, open_s
 
 
 def test_a_backup_is_made_only_when_something_was_committed(labeled: LocalDatastore) -> None:
-    assert labeled.backup_if_changed() is not None
-    assert labeled.backup_if_changed() is None
+    assert labeled.upkeep.backup_if_changed() is not None
+    assert labeled.upkeep.backup_if_changed() is None
     labeled.update_image_info("a", {"dice": 0.5})
-    assert labeled.backup_if_changed() is not None
+    assert labeled.upkeep.backup_if_changed() is not None
+
+
+def test_an_index_on_a_network_folder_is_told_of(
+    studies: Path, open_store: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout_room, "is_network_folder", lambda folder: folder.is_relative_to(studies))
+    assert any("LABELSERVER_INDEX_DIR" in problem.reason for problem in open_store().problems())
+    assert open_store(index_dir=tmp_path / "local-disk").problems() == []

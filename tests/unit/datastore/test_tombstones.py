@@ -86,7 +86,7 @@ def test_restore_says_why_it_cannot(store: LocalDatastore, studies: Path) -> Non
 
 def test_restore_survives_the_loss_of_the_index(store: LocalDatastore, open_store: OpenStore) -> None:
     store.remove_image("a")
-    store.backup()
+    store.upkeep.backup()
     store.close()
     store.layout.index_file.unlink()
     again = open_store()
@@ -105,3 +105,25 @@ def test_what_a_read_only_store_hides_is_shown_again(studies: Path, tmp_path: Pa
     assert (studies / "a.nii.gz").is_file()
     store.restore_image(A)
     assert store.list_images() == ["a"]
+
+
+def test_what_lies_in_a_linked_folder_is_hidden_and_never_moved(
+    studies: Path, open_store: OpenStore, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    put_series(archive / "ct", "1.2.3")
+    put_image(archive, "deep/one.nii.gz")
+    (studies / "far").symlink_to(archive, target_is_directory=True)
+    before = {p: p.read_bytes() for p in archive.rglob("*") if p.is_file()}
+    store = open_store()
+    assert store.list_images() == ["far/ct", "far/deep/one"]
+    for image_id in ("far/ct", "far/deep/one"):
+        store.remove_image(image_id)
+    assert {p: p.read_bytes() for p in archive.rglob("*") if p.is_file()} == before
+    store.refresh()
+    assert store.list_images() == [], "the next look does not take them for new ones"
+    for image_id in ("far/ct", "far/deep/one"):
+        store.restore_image(ImageId(image_id))
+    store.refresh()
+    assert store.list_images() == ["far/ct", "far/deep/one"]
+    assert {p: p.read_bytes() for p in archive.rglob("*") if p.is_file()} == before

@@ -79,7 +79,7 @@ def test_a_folder_never_looked_at_is_looked_at_whoever_watches(
     before = store.list_images()
     assert before == ["early"]
     assert walks == [""]
-    store.backup()
+    store.upkeep.backup()
     store.close()
     store.layout.index_file.unlink()
     again = open_store(look_soon=True)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from labelserver.domain.errors import IllegalTransition
 from labelserver.domain.ids import JobId
 from labelserver.domain.jobs import (
+    ADVICE,
     DETAIL_LINES,
+    EXIT_REASONS,
     TRANSITIONS,
     JobEvent,
     JobKind,
@@ -94,12 +96,49 @@ def test_the_writer_is_told_about_an_illegal_step():
 @given(st.lists(st.sampled_from(list(Signal)), max_size=30))
 def test_no_history_leaves_a_final_state(signals):
     states = [fold(SPEC, history(*signals[:n])).state for n in range(len(signals) + 1)]
-    for before, after in itertools.pairwise(states):
-        assert not before.is_final or after is before
+    for (before, after), signal in zip(itertools.pairwise(states), signals, strict=True):
+        assert not before.is_final or after is before or signal is Signal.RESUME_ASKED
 
 
-def test_no_row_of_the_table_leaves_a_final_state():
-    assert not [state for state, _ in TRANSITIONS if state.is_final]
+def test_only_a_wish_to_resume_leaves_a_final_state():
+    leaving = {(state, signal) for state, signal in TRANSITIONS if state.is_final}
+    assert leaving == {(JobState.STOPPED, Signal.RESUME_ASKED), (JobState.FAILED, Signal.RESUME_ASKED)}
+
+
+def test_a_resumed_job_is_as_if_it_had_not_failed_and_keeps_its_course():
+    failed = (
+        Signal.STARTED,
+        Signal.RUNNING,
+        (Signal.EPOCH, {"epoch": 1, "loss": 0.5}),
+        (Signal.EPOCH, {"epoch": 2, "loss": 0.4}),
+        (Signal.FAILED, {"reason": "disk_full", "message": "No space."}),
+    )
+    queued = fold(SPEC, history(*failed, Signal.RESUME_ASKED))
+    assert (queued.state, queued.reason, queued.message, queued.ended_ts) == (JobState.QUEUED, None, "", None)
+    again = fold(
+        SPEC, history(*failed, Signal.RESUME_ASKED, Signal.STARTED, Signal.RUNNING, (Signal.EPOCH, {"epoch": 2}))
+    )
+    assert again.state is JobState.RUNNING
+    assert again.curve == ({"epoch": 1, "loss": 0.5}, {"epoch": 2})
+    assert again.started_ts == 2.0
+
+
+def test_every_reason_says_what_to_do():
+    assert set(ADVICE) == set(JobReason)
+    assert all(text.endswith(".") and len(text) > 20 for text in ADVICE.values())
+
+
+@pytest.mark.parametrize(("status", "reason"), EXIT_REASONS.items())
+def test_an_exit_status_tells_the_reason_when_no_event_could_be_written(status, reason):
+    record = fold(SPEC, history(Signal.STARTED, Signal.RUNNING, (Signal.EXITED, {"returncode": status})))
+    assert (record.state, record.reason) == (JobState.FAILED, reason)
+
+
+def test_a_process_ended_for_want_of_memory_is_told_from_other_kills():
+    killed = (Signal.EXITED, {"returncode": -9, "out_of_memory": True})
+    record = fold(SPEC, history(Signal.STARTED, Signal.RUNNING, killed))
+    assert record.reason is JobReason.OUT_OF_MEMORY
+    assert "no memory left" in record.message
 
 
 def test_specs_and_events_survive_json():

@@ -6,6 +6,7 @@ import pytest
 
 from labelserver.domain.errors import QueueFull, TaskFailed, WorkerDied
 from labelserver.domain.infer import InferAnswer, InferRequest, Priority
+from labelserver.domain.interaction import SessionCall, SessionVerb
 from labelserver.engine.scheduling import RequestQueue, Scheduler, Ticket
 
 pytestmark = pytest.mark.anyio
@@ -13,6 +14,20 @@ pytestmark = pytest.mark.anyio
 
 def ask(name, person="ann", priority=Priority.OPEN_IMAGE):
     return InferRequest("m", image_id=name, person=person, priority=priority)
+
+
+def click(session, image="img", verb=SessionVerb.PROMPT, person="ann"):
+    return SessionCall(session, verb, "m", person, image_id=image)
+
+
+def order_of(queue):
+    """The image ids in the order in which workers would take them."""
+    taken = []
+    while len(queue):
+        ticket = queue.in_order()[0]
+        queue.take(ticket)
+        taken.append(ticket.request.image_id)
+    return taken
 
 
 class HandRunner:
@@ -24,14 +39,15 @@ class HandRunner:
         self.seen = []
         self.discarded = []
 
-    async def run(self, request, cancelled):
+    async def run(self, request, cancelled, on_partial=None):
         future = asyncio.get_running_loop().create_future()
-        self.running[request.image_id] = (future, cancelled)
-        self.seen.append(request.image_id)
+        name = request.session if isinstance(request, SessionCall) else request.image_id
+        self.running[name] = (future, cancelled)
+        self.seen.append(name)
         try:
             return await future
         finally:
-            del self.running[request.image_id]
+            del self.running[name]
 
     def discard(self, answer):
         self.discarded.append(answer)
@@ -57,14 +73,14 @@ async def test_smaller_priority_goes_first_whenever_it_came():
     queue = RequestQueue()
     for number, priority in enumerate([Priority.SCORING, Priority.BATCH, Priority.CLICK, Priority.OPEN_IMAGE]):
         queue.put(Ticket(ask(priority.name, priority=priority), number))
-    assert [queue.pop().request.image_id for _ in range(4)] == ["CLICK", "OPEN_IMAGE", "BATCH", "SCORING"]
+    assert order_of(queue) == ["CLICK", "OPEN_IMAGE", "BATCH", "SCORING"]
 
 
 async def test_persons_take_turns_and_keep_their_own_order():
     queue = RequestQueue()
     for number, name in enumerate(["a1", "a2", "a3", "b1", "b2", "c1"]):
         queue.put(Ticket(ask(name, person=name[0]), number))
-    assert [queue.pop().request.image_id for _ in range(6)] == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert order_of(queue) == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
 async def test_a_full_queue_says_so():
@@ -170,7 +186,7 @@ async def test_a_request_that_its_worker_never_began_goes_to_another_one():
     ticket = scheduler.submit(ask("1"))
     await turns()
     dying.ready = False
-    await dying.finish("1", WorkerDied("gone", started=False))
+    await dying.finish("1", WorkerDied("gone", started=False, again=True))
     assert not ticket.answer.done()
     scheduler.remove(dying)
     scheduler.add(alive)
@@ -223,3 +239,92 @@ async def test_all_waiting_requests_can_be_failed_at_once():
         with pytest.raises(TaskFailed, match="the app is broken"):
             await ticket.answer
     assert scheduler.waiting == 0
+
+
+async def test_a_click_does_not_wait_for_an_inference_nor_for_an_image_that_is_opened():
+    scheduler, runner = Scheduler(), HandRunner()
+    scheduler.add(runner)
+    scheduler.submit(ask("long"))
+    scheduler.submit(click("opening", verb=SessionVerb.OPEN))
+    scheduler.submit(ask("old client", priority=Priority.CLICK))
+    scheduler.submit(click("s"))
+    scheduler.submit(click("t"))
+    await turns()
+    assert set(runner.running) == {"long", "opening", "old client", "s"}, "one of each lane"
+    await runner.finish("s")
+    assert "t" in runner.running
+
+
+async def test_a_session_stays_with_the_worker_that_holds_it():
+    scheduler, one, two = Scheduler(), HandRunner(), HandRunner()
+    scheduler.add(one)
+    scheduler.add(two)
+    scheduler.submit(click("s", verb=SessionVerb.OPEN))
+    await turns()
+    holder, other = (one, two) if one.seen else (two, one)
+    await holder.finish("s")
+    first = scheduler.submit(click("s"))
+    scheduler.submit(click("s"))
+    scheduler.submit(click("new", image="another"))
+    await turns()
+    assert other.seen == ["new"], "the session waits for its worker, others pass it"
+    await holder.finish("s")
+    assert (await first.answer).params == {"name": "s"}
+    assert holder.seen == ["s", "s", "s"]
+
+
+async def test_a_session_whose_worker_has_gone_goes_to_another():
+    scheduler, one, two = Scheduler(), HandRunner(), HandRunner()
+    scheduler.add(one)
+    scheduler.submit(click("s", verb=SessionVerb.OPEN))
+    await turns()
+    await one.finish("s")
+    scheduler.remove(one)
+    scheduler.add(two)
+    scheduler.submit(click("s"))
+    await turns()
+    assert two.seen == ["s"]
+
+
+async def test_each_lane_has_its_own_bound():
+    scheduler = Scheduler(lambda: RequestQueue(limit=1))
+    scheduler.submit(ask("1"))
+    with pytest.raises(QueueFull):
+        scheduler.submit(ask("2", person="ben"))
+    scheduler.submit(click("s"))
+    with pytest.raises(QueueFull):
+        scheduler.submit(click("t", person="ben"))
+
+
+async def test_persons_who_click_take_turns():
+    scheduler, runner = Scheduler(), HandRunner()
+    scheduler.add(runner)
+    for name in ("a1", "a2", "a3", "b1"):
+        scheduler.submit(click(name, person=name[0]))
+    await turns()
+    for _ in range(4):
+        await runner.finish(next(iter(runner.running)))
+    assert runner.seen == ["a1", "b1", "a2", "a3"]
+
+
+async def test_a_worker_is_idle_once_all_its_lanes_are():
+    scheduler, runner = Scheduler(), HandRunner()
+    scheduler.add(runner)
+    scheduler.submit(ask("long"))
+    scheduler.submit(click("s"))
+    await turns()
+    idle = scheduler.remove(runner)
+    await runner.finish("s")
+    assert not idle.is_set()
+    await runner.finish("long")
+    assert idle.is_set()
+
+
+async def test_the_time_in_the_queue_is_told():
+    scheduler, runner = Scheduler(), HandRunner()
+    ticket = scheduler.submit(click("s"))
+    await asyncio.sleep(0)
+    scheduler.add(runner)
+    await turns()
+    assert ticket.waited_s > 0
+    await runner.finish("s")

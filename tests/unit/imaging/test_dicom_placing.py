@@ -86,7 +86,7 @@ def test_gaps_and_duplicates_are_reported(positions: list[float], reason: str, t
         ({"ImageOrientationPatient": [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]}, "orientations"),
         ({"PixelSpacing": [0.6, 0.25]}, "spacings"),
         ({"ImagePositionPatient": None}, "no position"),
-        ({"NumberOfFrames": 3}, "several frames"),
+        ({"NumberOfFrames": 3}, "3 frames that do not say where"),
         ({"Rows": 5, "Columns": 3}, "sizes"),
     ],
 )

@@ -75,3 +75,54 @@ def test_a_segment_that_points_nowhere_is_unreadable(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"Segment1_Layer:=1", b"Segment1_Layer:=7"))
     with pytest.raises(UnreadableFile, match="layer 7"):
         read_seg_nrrd(path)
+
+
+NAMES = [
+    "\u809d\u81df",
+    "foie (l\u00e9sion n\u00ba 2)",
+    "\u043f\u0435\u0447\u0435\u043d\u044c",
+    "a:=b",
+    "back\\slash #1",
+]
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_names_of_any_language_come_back(compress: bool, tmp_path: Path) -> None:
+    layers = np.zeros((len(NAMES), 5, 6, 7), np.uint8)
+    for index in range(len(NAMES)):
+        layers[index, index] = 1
+    colors = [(index, 0, 0) for index in range(len(NAMES))]
+    write_seg_nrrd(tmp_path / "s.seg.nrrd", layers, AFFINE, NAMES, colors, compress=compress)
+    back = read_seg_nrrd(tmp_path / "s.seg.nrrd")
+    assert [s.name for s in back.segments] == NAMES
+    rewrite_on(tmp_path / "t.seg.nrrd", tmp_path / "s.seg.nrrd", back.layers, back.grid)
+    assert read_seg_nrrd(tmp_path / "t.seg.nrrd").segments == back.segments
+    assert np.array_equal(read_seg_nrrd(tmp_path / "t.seg.nrrd").layers, back.layers)
+
+
+def test_a_line_break_in_a_name_begins_no_field(tmp_path: Path) -> None:
+    names = ["liver\nSegment1_Name:=spleen", "\u00fc\r\nencoding: raw"]
+    write_seg_nrrd(tmp_path / "s.seg.nrrd", layers_of(overlapping=False), AFFINE, names, COLORS, compress=True)
+    back = read_seg_nrrd(tmp_path / "s.seg.nrrd")
+    assert [s.name for s in back.segments] == ["liver Segment1_Name:=spleen", "\u00fc encoding: raw"]
+
+
+def test_segments_without_a_name_go_by_their_id(tmp_path: Path) -> None:
+    path = tmp_path / "s.seg.nrrd"
+    write_seg_nrrd(path, layers_of(overlapping=True), AFFINE, ["a", "b"], COLORS, compress=False)
+    blank = path.read_bytes().replace(b"_Name:=a", b"_Name:= ").replace(b"_Name:=b", b"_Name:=")
+    path.write_bytes(blank)
+    assert [s.name for s in read_seg_nrrd(path).segments] == ["Segment_1", "Segment_2"]
+
+
+def test_a_name_in_latin_1_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "s.seg.nrrd"
+    write_seg_nrrd(path, layers_of(overlapping=True), AFFINE, ["a", "b"], COLORS, compress=False)
+    path.write_bytes(path.read_bytes().replace(b"_Name:=a", b"_Name:=l\xe9sion"))
+    assert read_seg_nrrd(path).segments[0].name == "l\u00e9sion"
+
+
+def test_a_header_without_an_end_is_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "s.seg.nrrd").write_bytes(b"NRRD0004\ntype: uint8\n" + b"# a remark\n" * 1000)
+    with pytest.raises(UnreadableFile):
+        read_seg_nrrd(tmp_path / "s.seg.nrrd")

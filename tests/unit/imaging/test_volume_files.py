@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import itertools
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -64,6 +68,19 @@ def test_equal_volumes_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.nii.gz"):
         write_volume(tmp_path / name, np.ones((3, 3, 3), np.uint8), OBLIQUE, compress=True)
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_each_mask_has_its_own_nrrd_header_also_the_second_time(tmp_path: Path) -> None:
+    moved = OBLIQUE.copy()
+    moved[0, 3] += 7.0
+    for _ in range(2):
+        for shape, dtype, affine in itertools.product(((3, 4, 5), (5, 4, 3)), (np.uint8, np.int16), (OBLIQUE, moved)):
+            voxels = np.arange(60).reshape(shape).astype(dtype)
+            write_volume(tmp_path / "mask.nrrd", voxels, affine, compress=False)
+            back = read_volume(tmp_path / "mask.nrrd")
+            assert (back.voxels.dtype, back.grid.shape) == (dtype, shape)
+            assert np.array_equal(back.voxels, voxels)
+            assert np.allclose(back.grid.affine, affine, atol=1e-6)
 
 
 def test_bool_masks_become_uint8(tmp_path: Path) -> None:
@@ -187,3 +204,43 @@ def test_real_ct_is_read_as_it_is(real_data: Path) -> None:
     assert volume.voxels.dtype == np.int32
     assert np.allclose(volume.grid.spacing_mm, 3.0)
     assert volume.grid.same_place(read_grid(real_data / "ct-abdomen" / "labels.nii.gz"))
+
+
+_HEADER = (
+    b"NRRD0004\ntype: %s\ndimension: 3\nspace: left-posterior-superior\nsizes: 3 4 5\n"
+    b"space directions: (1,0,0) (0,1,0) (0,0,2)\nkinds: domain domain domain\nspace origin: (0,0,0)\n%s\n"
+)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gz", "bzip2", "bz2", "raw", "ascii"])
+@pytest.mark.parametrize(("kind", "numpy_type"), [(b"uint8", "u1"), (b"short", ">i2"), (b"float", "<f4")])
+def test_every_encoding_of_a_nrrd_is_read(encoding: str, kind: bytes, numpy_type: str, tmp_path: Path) -> None:
+    voxels = np.arange(60).reshape(3, 4, 5).astype(numpy_type)
+    plain = voxels.tobytes(order="F")
+    packed = {"g": gzip.compress, "b": bz2.compress, "r": bytes}.get(encoding[0])
+    data = packed(plain) if packed else " ".join(str(n) for n in voxels.ravel(order="F")).encode()
+    endian = b"endian: %s\n" % (b"big" if numpy_type[0] == ">" else b"little")
+    (tmp_path / "v.nrrd").write_bytes(_HEADER % (kind, endian + b"encoding: " + encoding.encode() + b"\n") + data)
+    np.testing.assert_array_equal(read_volume(tmp_path / "v.nrrd").voxels, voxels)
+
+
+@pytest.mark.parametrize(("encoding", "pack"), [(b"gzip", gzip.compress), (b"bzip2", bz2.compress)])
+def test_a_nrrd_that_inflates_to_more_than_it_declares_costs_no_memory(
+    encoding: bytes, pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    bomb = _HEADER % (b"uint8", b"encoding: " + encoding + b"\n") + pack(bytes(1 << 26))
+    (tmp_path / "v.nrrd").write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(UnreadableFile, match="more than 60 bytes"):
+        read_volume(tmp_path / "v.nrrd")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
+    short = _HEADER % (b"uint8", b"encoding: " + encoding + b"\n") + pack(bytes(59))
+    (tmp_path / "v.nrrd").write_bytes(short)
+    with pytest.raises(UnreadableFile, match="59 instead of 60"):
+        read_volume(tmp_path / "v.nrrd")
+    skipping = _HEADER % (b"uint8", b"byte skip: 1\nencoding: " + encoding + b"\n") + pack(bytes(61))
+    (tmp_path / "v.nrrd").write_bytes(skipping)
+    with pytest.raises(UnreadableFile, match="byte skip"):
+        read_volume(tmp_path / "v.nrrd")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from labelserver.contracts.model_store import Candidate, ModelStore, VersionWriter
-from labelserver.domain.errors import ModelNotFound, StoredDataInvalid
-from labelserver.domain.models import ModelVersion, Verdict
-from labelserver.model_store.gate import judge
+from labelserver.domain.errors import Conflict, ModelNotFound, StoredDataInvalid, VersionTaken
+from labelserver.domain.models import ADOPTED, Decision, GateNumbers, GateRule, ModelAct, Verdict
 from labelserver.model_store.local import LocalModelStore
 
 KEY = "val_mean_dice"
 
 
-def candidate(tmp_path: Path, app: Path, *, dice: float | None = None, before: float | None = None) -> Candidate:
+def candidate(
+    tmp_path: Path, app: Path, *, dice: float | None = None, before: float | None = None, number: int | None = None
+) -> Candidate:
+    """One held-out case, measured with `dice`; `before`: what the version in use reached on it."""
     files = []
     for name in ("weights.safetensors", "model.pt"):
         path = tmp_path / "made" / name
@@ -30,10 +31,17 @@ def candidate(tmp_path: Path, app: Path, *, dice: float | None = None, before: f
         publish_path=app / "model" / "segmentation.pt",
         key_metric=KEY,
         metrics={} if dice is None else {KEY: dice},
+        cases={} if dice is None else {"case_1": {KEY: dice}},
+        baseline_version=None if before is None else LocalModelStore(app).current_number("segmentation"),
         baseline={} if before is None else {KEY: before},
+        baseline_cases={} if before is None else {"case_1": {KEY: before}},
         held_out=() if dice is None else ("case_1",),
+        held_out_labels={} if dice is None else {"case_1": "cd" * 32},
         labels={"case_0": "ab" * 32},
+        revisions={"case_0": 2},
+        network_hash="ef" * 32,
         extra={"seed": 3},
+        number=number,
     )
 
 
@@ -68,8 +76,10 @@ def test_a_candidate_becomes_a_version_that_is_not_yet_current(
     assert (number, version.model, version.key_metric) == (1, "segmentation", KEY)
     assert version.metrics == {KEY: 0.8}
     assert version.baseline == {KEY: 0.7}
+    assert (version.cases, version.baseline_cases) == ({"case_1": {KEY: 0.8}}, {"case_1": {KEY: 0.7}})
     assert version.held_out == ("case_1",)
-    assert version.labels == given.labels
+    assert (version.labels, version.revisions) == (given.labels, {"case_0": 2})
+    assert version.network_hash == given.network_hash
     assert version.publish_path == "model/segmentation.pt"
     assert store.weights_file("segmentation", 1).read_bytes() == b"weights.safetensors 0.8"
     assert store.current("segmentation") is None
@@ -171,26 +181,113 @@ def test_two_writers_never_share_a_number(store: LocalModelStore, tmp_path: Path
     assert numbers == [1, 2]
 
 
-def version(number: int, dice: float | None, before: float | None = None) -> ModelVersion:
-    return ModelVersion(
-        model="m",
-        number=number,
-        created_ts=0.0,
-        weights="w",
-        sha256="0",
-        key_metric=KEY,
-        metrics={} if dice is None else {KEY: dice},
-        baseline={} if before is None else {KEY: before},
-        held_out=() if dice is None else ("a",),
-    )
+def test_a_decision_keeps_the_numbers_it_was_made_from(store: LocalModelStore, tmp_path: Path, app: Path) -> None:
+    store.decide("segmentation", store.add(candidate(tmp_path, app, dice=0.8)))
+    number = store.add(candidate(tmp_path, app, dice=0.5, before=0.8))
+    store.decide("segmentation", number)
+    numbers = store.decision("segmentation", number).numbers
+    assert numbers == GateNumbers(GateRule.MEAN, 0.005, 1, 0.8, 0.5, {"case_1": (0.8, 0.5)})
+    forced = store.publish("segmentation", number, "I looked at it.", "ada")
+    assert forced.numbers == numbers
+    assert store.decision("segmentation", number) == forced
 
 
-def test_the_margin_forgives_measurement_noise_alone() -> None:
-    assert judge(version(2, 0.796, 0.8), None, margin=0.005, now_ts=1).verdict is Verdict.PUBLISHED
-    assert judge(version(2, 0.79, 0.8), None, margin=0.005, now_ts=1).verdict is Verdict.REJECTED
+def test_going_back_twice_leads_two_publications_back(store: LocalModelStore, tmp_path: Path, app: Path) -> None:
+    for dice in (0.7, 0.8, 0.9):
+        store.decide("segmentation", store.add(candidate(tmp_path, app, dice=dice)))
+    assert in_use(store) == 3
+    assert store.roll_back("segmentation", "worse in use", "ada") == 2
+    assert (app / "model" / "segmentation.pt").read_bytes() == b"model.pt 0.8"
+    assert store.roll_back("segmentation", "again", "ada") == 1
+    assert (app / "model" / "segmentation.pt").read_bytes() == b"model.pt 0.7"
+    with pytest.raises(Conflict, match="nothing to go back to"):
+        store.roll_back("segmentation", "once more", "ada")
+    assert in_use(store) == 1
+    told = [(event.act, event.number, event.person) for event in store.history("segmentation")]
+    assert told[-2:] == [(ModelAct.ROLL_BACK, 2, "ada"), (ModelAct.ROLL_BACK, 1, "ada")]
 
 
-def test_a_version_published_meanwhile_is_the_one_to_beat() -> None:
-    mine = replace(version(3, 0.85, 0.8), baseline_version=1)
-    assert judge(mine, version(2, 0.9), margin=0.005, now_ts=1).verdict is Verdict.REJECTED
-    assert judge(mine, replace(version(2, 0.9), held_out=("b",)), margin=0.005, now_ts=1).verdict is Verdict.PUBLISHED
+def test_a_publication_after_a_roll_back_is_what_the_next_one_takes_back(
+    store: LocalModelStore, tmp_path: Path, app: Path
+) -> None:
+    for dice in (0.7, 0.8):
+        store.decide("segmentation", store.add(candidate(tmp_path, app, dice=dice)))
+    store.roll_back("segmentation", "", "ada")
+    store.decide("segmentation", store.add(candidate(tmp_path, app, dice=0.9)))
+    assert in_use(store) == 3
+    assert store.roll_back("segmentation", "", "ada") == 1
+
+
+def test_versions_without_a_history_can_be_gone_back_to(store: LocalModelStore, tmp_path: Path, app: Path) -> None:
+    for dice in (0.7, 0.8):
+        store.decide("segmentation", store.add(candidate(tmp_path, app, dice=dice)))
+    (app / "versions" / "segmentation" / "history.jsonl").unlink()
+    assert store.roll_back("segmentation", "", "ada") == 1
+
+
+def test_the_version_in_use_can_neither_be_deleted_nor_rejected(
+    store: LocalModelStore, tmp_path: Path, app: Path
+) -> None:
+    store.decide("segmentation", store.add(candidate(tmp_path, app, dice=0.8)))
+    with pytest.raises(Conflict, match="in use"):
+        store.delete("segmentation", 1)
+    with pytest.raises(Conflict, match="in use"):
+        store.reject("segmentation", 1, "no")
+    assert store.current("segmentation") is not None
+
+
+def test_a_deleted_number_is_never_given_again(store: LocalModelStore, tmp_path: Path, app: Path) -> None:
+    store.decide("segmentation", store.add(candidate(tmp_path, app, dice=0.8)))
+    number = store.add(candidate(tmp_path, app, dice=0.9))
+    store.delete("segmentation", number, "ada")
+    assert [v.number for v in store.versions("segmentation")] == [1]
+    assert not list((app / "versions" / "segmentation").glob(".*"))
+    assert LocalModelStore(app).add(candidate(tmp_path, app, dice=0.9)) == 3
+
+
+def test_a_pinned_version_stays_in_use_and_on_disk(store: LocalModelStore, tmp_path: Path, app: Path) -> None:
+    store.decide("segmentation", store.add(candidate(tmp_path, app, dice=0.8)))
+    store.pin("segmentation", 1, "ada")
+    assert store.is_pinned("segmentation", 1)
+    decision = store.decide("segmentation", store.add(candidate(tmp_path, app, dice=0.9, before=0.8)))
+    assert decision.verdict is Verdict.REJECTED
+    assert "pinned" in decision.reason
+    assert in_use(store) == 1
+    store.publish("segmentation", 2, "by hand", "ada")
+    with pytest.raises(Conflict, match="pinned"):
+        store.delete("segmentation", 1)
+    store.pin("segmentation", 1, "ada", pinned=False)
+    store.delete("segmentation", 1)
+    assert [v.number for v in store.versions("segmentation")] == [2]
+
+
+def test_a_rejected_candidate_stays_rejected(store: LocalModelStore, tmp_path: Path, app: Path) -> None:
+    store.decide("segmentation", store.add(candidate(tmp_path, app, dice=0.8)))
+    number = store.add(candidate(tmp_path, app, dice=0.9))
+    rejected = store.reject("segmentation", number, "It misses the tail.", "ada")
+    assert (rejected.verdict, rejected.person) == (Verdict.REJECTED, "ada")
+    assert store.decide("segmentation", number) == rejected
+    assert in_use(store) == 1
+
+
+def test_weights_from_before_are_version_0_and_the_next_one_is_1(
+    store: LocalModelStore, tmp_path: Path, app: Path
+) -> None:
+    assert store.add(candidate(tmp_path, app, number=ADOPTED)) == 0
+    with pytest.raises(VersionTaken):
+        store.add(candidate(tmp_path, app, number=ADOPTED))
+    assert store.decide("segmentation", 0).verdict is Verdict.UNCHECKED
+    assert store.add(candidate(tmp_path, app, dice=0.8)) == 1
+    assert store.published_file("segmentation", 0).read_bytes() == b"model.pt None"
+
+
+def test_a_decision_of_an_older_release_is_still_read(store: LocalModelStore, tmp_path: Path, app: Path) -> None:
+    number = store.add(candidate(tmp_path, app, dice=0.8))
+    old = app / "versions" / "segmentation" / str(number) / "decision.json"
+    old.write_text('{"format": 1, "verdict": "rejected", "reason": "worse", "ts": 3.0}')
+    assert store.decision("segmentation", number) == Decision(Verdict.REJECTED, "worse", 3.0)
+
+
+def in_use(store: LocalModelStore) -> int | None:
+    current = store.current("segmentation")
+    return None if current is None else current.number

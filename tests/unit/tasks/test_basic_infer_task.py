@@ -15,7 +15,8 @@ from monai.transforms import Activationsd, AsDiscreted, Compose, Flipd, Lambdad,
 
 from labelserver.domain.errors import InvalidParams, ModelNotFound, TaskFailed
 from labelserver.tasks.base import InferType
-from labelserver.tasks.infer import BasicInferTask, CallBackTypes
+from labelserver.tasks.infer import BasicInferTask
+from labelserver.tasks.stages import CallBackTypes
 from labelserver.tasks.transforms import LoadVolumed, Restored
 
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -224,6 +225,37 @@ def test_an_overridden_writer_may_answer_with_anything_and_super_still_writes(im
     parts, _ = task({"image": str(image), "pipeline_mode": True})
     assert set(parts) == {"image", "pred"}
     assert task({"image": str(image)})[0].endswith(".nrrd")
+
+
+def test_a_network_sees_plain_numbers_and_its_answer_carries_the_metadata_of_the_image(image: Path) -> None:
+    seen = []
+
+    class Noting(Brighter):
+        def forward(self, x: torch.Tensor) -> Any:
+            seen.append(type(x))
+            return super().forward(x)
+
+    class Several(Noting):
+        def forward(self, x: torch.Tensor) -> Any:
+            return {"scores": super().forward(x)}
+
+    class Asking(Plain):
+        def post_transforms(self, data: Any) -> Any:
+            found.append(data["pred"])
+            return []
+
+        def writer(self, data: Any, extension: Any = None, dtype: Any = None) -> Any:
+            return None, {}
+
+    found: list[Any] = []
+    Asking(network=Noting(), labels=["box"])({"image": str(image)})
+    Asking(network=Several(), labels=["box"])({"image": str(image)})
+    assert seen == [torch.Tensor, torch.Tensor]
+    affine = np.diag([-2.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = (15, 25, -35)
+    for answer in (found[0], found[-1]["scores"]):
+        assert np.allclose(answer.affine, affine)
+        assert answer.shape[1:] == (10, 11, 12)
 
 
 def test_an_array_is_answered_with_an_array() -> None:

@@ -12,15 +12,16 @@ from labelserver.contracts.progress import Silent, watched_by
 from labelserver.domain.errors import UnreadableFile
 from labelserver.tasks.batch_infer import BatchInferImageType, BatchInferTask
 from tests.fakes.memory_datastore import MemoryDatastore
+from tests.support.study_folder import put_image, put_label
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> MemoryDatastore:
     made = MemoryDatastore(tmp_path / "store")
     for name in ("b", "a", "c"):
-        (tmp_path / f"{name}.nii.gz").write_bytes(b"x")
+        put_image(tmp_path, f"{name}.nii.gz")
         made.add_image(name, str(tmp_path / f"{name}.nii.gz"), {})
-    made.save_label("a", str(tmp_path / "a.nii.gz"), "final", {})
+    made.save_label("a", str(put_label(tmp_path / "label.nii.gz", 1)), "final", {})
     return made
 
 

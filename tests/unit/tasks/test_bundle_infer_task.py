@@ -15,6 +15,7 @@ from monai.networks.nets import UNet
 from monai.transforms import EnsureTyped
 
 from labelserver.tasks.bundle_infer import BundleInferTask
+from labelserver.tasks.bundle_trust import trust
 
 METADATA = {
     "version": "0.5.1",
@@ -80,6 +81,7 @@ def bundle(tmp_path: Path) -> Path:
     (folder / "scripts" / "__init__.py").touch()
     (folder / "scripts" / "own.py").write_text(SCRIPT)
     torch.save(UNet(3, 1, 2, (4, 8), (2,)).state_dict(), folder / "models" / "model.pt")
+    trust(folder)
     return folder
 
 
@@ -128,6 +130,7 @@ def test_transforms_can_be_left_out_and_arrays_passed(bundle: Path) -> None:
 def test_torchscript_weights_serve_where_no_others_are(bundle: Path, image: Path) -> None:
     network = UNet(3, 1, 2, (4, 8), (2,)).eval()
     torch.jit.script(network).save(str(bundle / "models" / "model.ts"))
+    trust(bundle)
     (bundle / "models" / "model.pt").unlink()
     task = BundleInferTask(str(bundle), {})
     assert task.network is None

@@ -6,15 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from labelserver.contracts.datastore import Datastore
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import TaskFailed
+from labelserver.domain.splits import Side
+from labelserver.imaging.volumes import write_volume
 from labelserver.tasks.base import Strategy
 from labelserver.tasks.strategies import READY_MADE, Epistemic, First, HighestScore, Last, Random, choose_next
 from tests.fakes.memory_datastore import MemoryDatastore
-from tests.support.study_folder import put_image, put_label
+from tests.support.study_folder import AFFINE, SHAPE, put_image, put_label
 
 
 @pytest.fixture(params=["memory", "local"])
@@ -118,3 +122,44 @@ def test_another_answer_is_an_error_that_names_the_strategy(store: Datastore) ->
 
     with pytest.raises(TaskFailed, match="The strategy odd must answer an image id"):
         choose_next("odd", Odd(), {}, store)
+
+
+@pytest.mark.parametrize("strategy", [First(), Last(), Random(), HighestScore(k=2, key="score")])
+def test_one_of_the_first_four_labels_is_of_a_held_out_image(strategy: Strategy, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    for number in range(12):
+        write_volume(_made(studies, f"ct_{number:02}.nii.gz"), _voxels(number), AFFINE, compress=True)
+    store = LocalDatastore(studies)
+    for number, image in enumerate(store.list_images()):
+        store.update_image_info(image, {"score": number / 10})
+    to_learn_from = [name for name, side in store.sides(store.list_images()).items() if side.side is Side.TRAINING]
+    for image in to_learn_from[:3]:  # somebody picks by hand what is no good for measuring
+        store.save_label(image, str(put_label(tmp_path / "label.nii.gz")), "final", {})
+    answer = strategy({}, store)
+    chosen = str(answer["id"] if isinstance(answer, dict) else answer)
+    assert store.sides([chosen])[chosen].side is Side.HELD_OUT
+    store.save_label(chosen, str(put_label(tmp_path / "label.nii.gz")), "final", {})
+    assert First()({}, store) == {"id": next(name for name in store.list_images() if name not in _labeled(store))}
+
+
+def test_where_no_held_out_image_is_left_the_others_are_handed_out(tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    for number in range(6):
+        write_volume(_made(studies, f"ct_{number}.nii.gz"), _voxels(0), AFFINE, compress=True)  # one case, six names
+    store = LocalDatastore(studies)
+    for image in store.list_images()[:4]:
+        store.save_label(image, str(put_label(tmp_path / "label.nii.gz")), "final", {})
+    assert First()({}, store) == {"id": "ct_4"}
+
+
+def _made(folder: Path, name: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder / name
+
+
+def _voxels(content: int) -> NDArray[np.int16]:
+    return (np.arange(np.prod(SHAPE)).reshape(SHAPE) + content).astype(np.int16)
+
+
+def _labeled(store: LocalDatastore) -> list[str]:
+    return store.get_labeled_images()

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.metrics import DiceMetric
+from monai.networks.utils import one_hot
 from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandSpatialCropd
-from training_fakes import write_case
+from training_fakes import SHAPE, write_case
 
 from labelserver.domain.errors import InvalidParams, TaskFailed
 from labelserver.tasks import train_request as asked
+from labelserver.tasks.train_check import CaseCheck
 from labelserver.tasks.train_data import CaseDataset, DiscreteOutputs, as_transform, header_problem
-from labelserver.tasks.train_files import known_metric
+from labelserver.tasks.train_files import known_metric, save_torch
 from labelserver.tasks.train_metrics import (
     from_engine_idx,
     is_better,
@@ -26,6 +32,7 @@ from labelserver.tasks.train_metrics import (
     region_wise_metrics,
     region_wise_rmse,
 )
+from labelserver.tasks.train_sampled_dice import MEASURED_STEPS, SampledDice
 from labelserver.tasks.train_seeds import EpochSampler, mixed
 
 
@@ -217,3 +224,98 @@ def test_nan_is_never_better_and_never_stays_best() -> None:
     assert not is_better(0.1, 0.1)
     assert known_metric(-1) == known_metric(nan) == known_metric(None) == 0.0
     assert plain_numbers({"a": nan, "b": torch.tensor(0.5), "c": torch.ones(3), "d": None}) == {"b": 0.5}
+
+
+def test_sampled_dice_is_monais_mean_dice_of_the_steps_that_it_looks_at() -> None:
+    generator = torch.Generator().manual_seed(5)
+    sampled, exact = SampledDice(), DiceMetric(include_background=False, ignore_empty=True)
+    sampled.reset()
+    for step in range(9):
+        pred = torch.rand(2, 3, 6, 6, 6, generator=generator)
+        label = torch.randint(0, 3 if step else 2, (2, 1, 6, 6, 6), generator=generator)
+        sampled.update((pred, label))
+        if step % MEASURED_STEPS == 0:
+            exact(one_hot(pred.argmax(1, keepdim=True), 3), one_hot(label, 3))
+    assert sampled.compute() == pytest.approx(float(exact.aggregate()))
+    sampled.reset()
+    assert math.isnan(sampled.compute())
+
+
+def test_sampled_dice_reads_a_sigmoid_and_passes_over_what_nobody_annotated() -> None:
+    pred = torch.tensor([[[[[3.0, -3.0, 3.0, 3.0]]]]])
+    label = torch.tensor([[[[[1, 1, 255, 0]]]]])
+    dice = SampledDice()
+    dice.reset()
+    dice.update((pred, label))
+    assert dice.compute() == pytest.approx(2 * 1 / (2 + 2))
+    both = torch.cat([-pred, pred], 1)
+    dice.reset()
+    dice.update((both, label))
+    assert dice.compute() == pytest.approx(0.5)
+    dice.reset()
+    dice.update((both, torch.full_like(label, 7)))
+    assert math.isnan(dice.compute()), "values that the network does not know are no class of it"
+
+
+LABEL_PROBLEMS = {
+    "fractions": (np.full(SHAPE, 0.5, np.float32), "fractions"),
+    "no numbers": (np.full(SHAPE, np.nan, np.float32), "no numbers"),
+    "negative": (np.full(SHAPE, -1, np.int16), "the value -1"),
+    "empty": (np.zeros(SHAPE, np.uint8), "is empty"),
+    "nobody looked": (np.full(SHAPE, 255, np.uint8), "is empty"),
+    "strange values": (np.full(SHAPE, 9, np.uint8), "the values 9"),
+}
+
+
+@pytest.mark.parametrize("name", LABEL_PROBLEMS)
+def test_a_label_that_cannot_be_learnt_from_is_named(tmp_path: Path, name: str) -> None:
+    voxels, says = LABEL_PROBLEMS[name]
+    case = case_with(tmp_path, voxels)
+    problem = CaseCheck(known_values=(1, 2)).problem(case)
+    assert problem is not None
+    assert says in problem
+
+
+def test_labels_that_are_fine_pass(tmp_path: Path) -> None:
+    richer = np.zeros(SHAPE, np.int32)
+    richer[0, 0, :3] = (1, 9, 70_000)
+    assert CaseCheck(known_values=(1, 2)).problem(case_with(tmp_path, richer)) is None
+    assert CaseCheck(allow_empty=True).problem(case_with(tmp_path, np.zeros(SHAPE, np.uint8))) is None
+    assert CaseCheck().problem({"image": np.zeros(3), "label": 2}) is None, "an app's own kind of case"
+
+
+def test_a_damaged_file_is_found_before_the_first_epoch(tmp_path: Path) -> None:
+    case = case_with(tmp_path, np.ones(SHAPE, np.uint8))
+    for key in ("label", "image"):
+        path = Path(case[key])
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20])
+        problem = CaseCheck(whole_images=True).problem(case)
+        assert problem is not None
+        assert problem.startswith(f"The {key} cannot be read")
+        path.write_bytes(whole)
+    assert CaseCheck(whole_images=True).problem(case) is None
+
+
+def case_with(folder: Path, label: np.ndarray) -> dict[str, str]:
+    write_case(folder, "case", seed=1)
+    path = folder / "labels" / "final" / "case.nii.gz"
+    nib.save(nib.Nifti1Image(label, np.eye(4)), path)
+    return {"image": str(folder / "case.nii.gz"), "label": str(path)}
+
+
+def test_a_disk_that_is_full_leaves_the_file_before_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    save_torch(path, {"a": torch.ones(3)})
+    before = path.read_bytes()
+    program = (
+        "import resource, sys, torch\nfrom pathlib import Path\n"
+        "from labelserver.domain.errors import DiskFull\nfrom labelserver.tasks.train_files import save_torch\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n    save_torch(Path(sys.argv[1]), {'a': torch.ones(100_000)})\n"
+        "except DiskFull as error:\n    print(error.message)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert "No space left" in ran.stdout
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]

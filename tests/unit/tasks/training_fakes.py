@@ -66,12 +66,21 @@ class Watcher:
     def __init__(self, folder: Path | None = None, *, resume: bool = False) -> None:
         self.folder, self.resume = folder, resume
         self.reports: list[JsonObject] = []
+        self.points: list[JsonObject] = []
+        self.yields: list[str] = []
         self.lines: list[str] = []
         self.versions: list[tuple[str, int]] = []
         self.stop_when: Callable[[], bool] = lambda: False
 
     def report(self, data: JsonObject) -> None:
         self.reports.append(data)
+
+    def epoch_done(self, point: JsonObject) -> None:
+        self.points.append(point)
+        self.reports.append(point)
+
+    def yield_device(self, device: str) -> None:
+        self.yields.append(device)
 
     def log(self, line: str) -> None:
         self.lines.append(line)

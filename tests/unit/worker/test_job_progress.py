@@ -1,14 +1,19 @@
 """A task's progress is what the folder says, and its wish to stop is heard by signal and by file."""
 
 import logging
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from labelserver.domain.ids import JobId
 from labelserver.domain.jobs import DETAIL_LINES, JobKind, JobSpec, Signal
 from labelserver.engine.job_folder import EventWriter, JobFolder, JobView
+from labelserver.storage.device_marks import interactive, is_interactive
 from labelserver.worker import job_progress
 from labelserver.worker.job_progress import JobProgress, LogToEvents
+from tests.support.live_server import wait_until
 
 SPEC = JobSpec(JobId("3f2b8c1e-0000-4000-8000-000000000003"), JobKind.TRAIN, "liver", {}, "ann", 1.0)
 
@@ -25,7 +30,7 @@ def folder(tmp_path):
 def progress(folder, monkeypatch):
     monkeypatch.setattr(job_progress, "LOOK_EVERY_S", 0.0)
     events = EventWriter(folder)
-    yield JobProgress(folder, events)
+    yield JobProgress(folder, events, folder.path / "marks")
     events.close()
 
 
@@ -52,7 +57,7 @@ def test_a_second_start_is_a_resume(folder, progress):
     folder.say(Signal.SUSPEND_ASKED, {})
     folder.say(Signal.STARTED, {})
     events = EventWriter(folder)
-    assert JobProgress(folder, events).resume
+    assert JobProgress(folder, events, folder.path / "marks").resume
     events.close()
 
 
@@ -95,3 +100,43 @@ def test_log_lines_reach_people_without_tracebacks_and_not_by_the_thousand(folde
     lines = folder.events()
     assert lines[0].data == {"line": "it went wrong"}
     assert len(lines) < 10 * DETAIL_LINES
+
+
+def test_a_training_waits_while_people_use_the_device_and_goes_on_after(folder, progress):
+    marks = folder.path / "marks"
+    with interactive(marks, "cpu"):
+        waiting = threading.Thread(target=progress.yield_device, args=("cpu",))
+        waiting.start()
+        wait_until("it is told", lambda: record(folder).progress.get("paused") is True)
+        assert waiting.is_alive()
+        progress.yield_device("cuda:0")  # another device is free
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert record(folder).progress["paused"] is False
+
+
+def test_a_stop_is_heard_while_the_device_is_taken(folder, progress):
+    with interactive(folder.path / "marks", "cuda"):
+        progress.ask_to_stop()
+        progress.yield_device("cuda:0")
+    assert progress.should_stop()
+
+
+def test_the_mark_of_a_dead_process_is_no_mark(folder):
+    marks = folder.path / "marks"
+    hold = (
+        "import sys, pathlib\nfrom labelserver.storage.device_marks import interactive\n"
+        "with interactive(pathlib.Path(sys.argv[1]), 'cpu'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(marks)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout.readline() == b"held\n"
+        assert is_interactive(marks, "cpu")
+        with interactive(marks, "cpu"):
+            assert is_interactive(marks, "cpu")
+        assert is_interactive(marks, "cpu"), "one of two owners has left"
+        owner.kill()
+        owner.wait()
+        assert not is_interactive(marks, "cpu")
+    assert not is_interactive(folder.path / "nowhere", "cpu")
