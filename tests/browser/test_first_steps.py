@@ -198,6 +198,16 @@ def _is_mixed(hu: NDArray[np.int16], x: int, y: int, low: float, high: float) ->
     return 0.3 < share < 0.7
 
 
+def test_who_chooses_another_image_while_one_is_being_opened_gets_the_other(place: Place, meet: Meet) -> None:
+    visit = meet(place)
+    visit.page.route("**/api/v1/images/turned/volume/slab?*", lambda route: None)  # never answers
+    visit.page.locator(".image-row[data-image='turned']").click()
+    visit.page.locator(".panes[data-image='turned']").wait_for()
+    visit.open("straight")
+    assert visit.page.url.endswith("#/images/straight")
+    visit.page.unroute_all()
+
+
 def test_a_closed_outline_is_filled_and_an_open_place_is_not(place: Place, meet: Meet) -> None:
     visit = meet(place, "Dan")
     visit.open("straight")

@@ -76,6 +76,17 @@ def test_an_image_from_the_list_to_its_label_by_keys_alone(place: Place, meet: M
     assert {"liver": int((label == 1).sum()), "spleen": int((label == 2).sum())} == counts
 
 
+def test_submit_means_submit_also_with_the_focus_in_the_list(place: Place, meet: Meet) -> None:
+    visit = meet(place)
+    visit.open("straight")
+    visit.tool("b")
+    visit.press("Space")
+    visit.until("a stamp", lambda: visit.voxels("liver") > 0)
+    visit.page.get_by_role("listbox", name="Images").focus()
+    visit.press("Control+Enter")
+    visit.page.get_by_text("straight is submitted as revision").wait_for()
+
+
 def test_the_sheet_of_keys_opens_and_closes_and_gives_the_focus_back(place: Place, meet: Meet) -> None:
     visit = meet(place)
     page = visit.page

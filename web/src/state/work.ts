@@ -37,6 +37,8 @@ export const exhausted = signal("");
 
 let activeMs = 0;
 let lastActMs = 0;
+/** What was asked for while another image was being opened. */
+let instead: { readonly id: string; readonly chosenBy: Chosen | null } | null = null;
 
 /** Longest pause that still counts as work. */
 const PAUSE_MS = 30000;
@@ -49,8 +51,20 @@ export function noteActivity(): void {
 
 // ---------------------------------------------------------------- open
 
+/** Open an image. While another one is being opened that is given up, and the one asked for last comes. */
 export async function openImage(id: string, chosenBy: Chosen | null = null): Promise<void> {
-  if (opening.peek() !== null) return;
+  if (opening.peek() !== null) {
+    instead = opening.peek() === id ? null : { id, chosenBy };
+    if (instead !== null && open.peek()?.id === opening.peek()) open.peek()?.close();
+    return;
+  }
+  for (let next: typeof instead = { id, chosenBy }; next !== null; next = instead) {
+    instead = null;
+    await bring(next.id, next.chosenBy);
+  }
+}
+
+async function bring(id: string, chosenBy: Chosen | null): Promise<void> {
   opening.value = id;
   const task = beginWork(`Opening ${id}`);
   try {
@@ -59,6 +73,7 @@ export async function openImage(id: string, chosenBy: Chosen | null = null): Pro
     why.value = chosenBy?.reason ?? "";
     const tag = chosenBy?.tag ?? FINAL;
     const image = await OpenImage.open(id);
+    if (instead !== null) return;
     const pixels = image.load();
     showPart(image);
     open.value = image;
@@ -70,8 +85,10 @@ export async function openImage(id: string, chosenBy: Chosen | null = null): Pro
     const stopFollowing = effect(() => task.progress(0.1 + 0.9 * image.loaded.value));
     try {
       const labelled = bringLabels(image, tag).catch((error: unknown) => {
-        if (open.peek() === image) closeImage(); // an empty map in place of its label must not be drawn on
-        location.hash = "#/images";
+        if (open.peek() === image) {
+          closeImage(); // an empty map in place of its label must not be drawn on
+          location.hash = "#/images";
+        }
         throw error;
       });
       await Promise.all([labelled, pixels]);
@@ -87,8 +104,7 @@ export async function openImage(id: string, chosenBy: Chosen | null = null): Pro
   } finally {
     task.end();
     opening.value = null;
-  }
-}
+  }}
 
 /** Begin where the strategy wants something drawn. */
 function showPart(image: OpenImage): void {

@@ -117,6 +117,7 @@ function List() {
     if (box.scrollTop + box.clientHeight > box.scrollHeight - 10 * ROW_PX) void moreImages();
   };
   const key = (event: KeyboardEvent) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // Ctrl+Enter submits, also from here
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -1e9, End: 1e9 }[event.key];
     if (step !== undefined) {
       event.preventDefault();
