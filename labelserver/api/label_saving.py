@@ -60,12 +60,19 @@ def saver_of(request: Request, form: Form, numbering: Numbering) -> Saver:
 def annotated_part(form: Form) -> AnnotatedPart:
     """What the form's ``annotated`` (JSON) and ``annotated_mask`` (a volume) say; voxels of 255 count as well.
 
+    With ``"adds": true`` it is said in addition to what the label of ``If-Match`` says; voxels of 255 have no meaning.
+
     Raises:
         InvalidParams: they say nothing that can be understood.
     """
-    told = annotation_from_json(form.params("annotated"))
+    document = form.params("annotated")
+    adds = document.pop("adds", False)
+    if not isinstance(adds, bool):
+        raise InvalidParams("annotated.adds is true or false.")
+    told = annotation_from_json(document)
     mask = form.file("annotated_mask")
-    return AnnotatedPart(told.labels, told.region, mask.path if mask is not None else None, voxels_255=True)
+    part = AnnotatedPart(told.labels, told.region, mask.path if mask is not None else None)
+    return replace(part, voxels_255=not adds, adds=adds)
 
 
 def expected_of(headers: Headers) -> Expected:
@@ -119,13 +126,17 @@ def accept_file(
         return store.save_label(image_id, str(file), tag, info), None
     roi = store.asked_part(image_id, saver.person) if saver.silent and isinstance(store, OfferingStore) else None
     if roi is not None:  # he was asked for a part of the image, so nothing is known about the rest
-        asked = replace(saver.annotated or AnnotatedPart(), region=region_from_json(roi))
+        asked = replace(saver.annotated or AnnotatedPart(), region=region_from_json(roi), adds=bool(saver.expected))
         try:
             revision = _accept(store, image_id, file, ext, tag, replace(saver, annotated=asked), info)
         except InvalidParams as error:  # the strategy's mistake must not cost the person his label
             logger.warning("a strategy asked for no part of the image", extra={"reason": error.message})
         else:
             return revision.image_id, revision
+    if saver.annotated is not None and saver.annotated.adds and saver.expected is None:
+        raise InvalidParams("annotated.adds needs If-Match: the ETag of the label that yours was made from.")
+    if saver.silent and saver.expected:  # made from a label that may be annotated in part, and is still
+        saver = replace(saver, annotated=replace(saver.annotated or AnnotatedPart(), labels=(), adds=True))
     revision = _accept(store, image_id, file, ext, tag, saver, info)
     return revision.image_id, revision
 

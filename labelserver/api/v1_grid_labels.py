@@ -23,7 +23,7 @@ from labelserver.bootstrap import Server
 from labelserver.datastore.drafts import Drafts
 from labelserver.datastore.label_diff import is_layered, masks_of
 from labelserver.datastore.training_labels import flattened
-from labelserver.domain.annotation import AnnotatedPart, moved_region
+from labelserver.domain.annotation import AnnotatedPart, WholeImage, moved_region
 from labelserver.domain.errors import InvalidParams, NotThereYet, UnsupportedFormat
 from labelserver.domain.ids import ImageId, Tag, parse_image_id, parse_tag
 from labelserver.domain.labels import Numbering, Revision
@@ -71,6 +71,7 @@ def get_box(
     voxels, overlapping = _map_of(found, file, where)
     box = grid_maps.checked_box(_corner(lo), _corner(hi), where.grid.shape)
     part = grid_maps.smallest(voxels[box.slices])
+    labels = found.annotation.labels
     told = LabelBox(
         lo=box.lo,
         hi=box.hi,
@@ -78,6 +79,8 @@ def get_box(
         revision=found.number,
         etag=f'"{found.sha256}"',
         overlapping=overlapping,
+        annotated_labels=None if labels is None else list(labels),
+        annotated_part=not isinstance(found.annotation.region, WholeImage),
     )
     headers[BOX_HEADER] = header_text(told)
     return binary(grid_maps.map_bytes(part), headers, gzipped=gzipped)

@@ -56,6 +56,11 @@ def kept_region(
     mask: RegionMask = np.logical_and.reduce(masks)
     if not mask.any():
         raise InvalidParams("Nothing of this label is annotated, so there is nothing to store.")
+    return compacted(mask)
+
+
+def compacted(mask: RegionMask) -> tuple[Region, bytes | None]:
+    """The region of a mask that is not empty, and its file if it needs one."""
     compact = region_of(mask)
     if compact is not None:
         return compact, None

@@ -73,6 +73,34 @@ def diff_files(
     return replace(found, compared_voxels=voxels, not_compared=names)
 
 
+def changed_voxels(before: tuple[Revision, Path], after: tuple[Revision, Path]) -> tuple[RegionMask, frozenset[int]]:
+    """(I, J, K): True where two labels with voxels differ; and the schema values that came or went there.
+
+    Raises:
+        GridsDiffer: the image was replaced in between.
+    """
+    if any(is_layered(*side) for side in (before, after)):
+        masks = [masks_of(*side) for side in (before, after)]
+        anything = next(iter((*masks[0].values(), *masks[1].values())), None)
+        if anything is None:
+            return np.zeros(read_seg_nrrd(after[1]).layers.shape[1:], np.bool_), frozenset()
+        nothing = np.zeros(anything.shape, np.bool_)
+        differs, values = nothing.copy(), set()
+        for value in {*masks[0], *masks[1]}:
+            old, new = masks[0].get(value, nothing), masks[1].get(value, nothing)
+            _check_shapes(old, new)
+            moved = old ^ new
+            differs |= moved
+            if moved.any():
+                values.add(value)
+        return differs, frozenset(values)
+    old, new = _flat(*before), _flat(*after)
+    _check_shapes(old, new)
+    differs = old != new
+    found = {*np.unique(old[differs]).tolist(), *np.unique(new[differs]).tolist()}
+    return differs, frozenset(int(value) for value in found if value)
+
+
 def _within(masks: Masks, within: Compared) -> Masks:
     kept = {value: mask for value, mask in masks.items() if value not in within.left_out}
     if within.region is None:

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from labelserver.datastore import audit, revision_files
+from labelserver.datastore.added_part import added_to
 from labelserver.datastore.annotating import recorded_part, stored_mask
 from labelserver.datastore.image_rows import ImageFiles, ImageRow, present_image
 from labelserver.datastore.index import Index
@@ -42,7 +43,7 @@ from labelserver.datastore.label_values import Assigner, stored_as_told
 from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump
 from labelserver.datastore.project import Project
-from labelserver.domain.annotation import INFO_KEY, AnnotatedPart
+from labelserver.domain.annotation import AnnotatedPart
 from labelserver.domain.errors import (
     ImageNotFound,
     LabelChanged,
@@ -107,19 +108,26 @@ class Labels:
         edited = self.copies.edited(shown)
         if edited is not None:
             take_up(edited)
-        if options.expected is not None:
+        expected, before, part = options.expected, None, options.annotated
+        if expected is not None:
             with self._index.reading() as connection:
-                check_expected(connection, image_id, tag, options.expected)
-        part = options.annotated
+                before = check_expected(connection, image_id, tag, expected)
+        adds = part is not None and part.adds and before is not None and before.sha256 in (expected or ())
         blank = part is not None and part.voxels_255
         assigner = Assigner(self._project, info, options.numbering, voxels_255=blank)
         grid, spool = self._images.grid(image), self._layout.spool
         kind = image.record.kind
-        checked = check_label(file, ext, kind, grid, spool, assigner, floats=options.floats, annotated=part)
+        told = part
+        if part is not None and part.adds:
+            told = replace(part, labels=None if part.says_nothing else part.labels, adds=False)
+        checked = check_label(file, ext, kind, grid, spool, assigner, floats=options.floats, annotated=told)
         kept, take = _without_notes(info), options.take
         try:
+            if adds and before is not None and part is not None:
+                checked = added_to(before, checked, ext, part, self._layout, self._project.schema())
+                expected = frozenset({before.sha256})
             with self.locked(image_id):
-                return self._store(image, checked, ext, tag, provenance, kept, options.expected, take=take)
+                return self._store(image, checked, ext, tag, provenance, kept, expected, take=take)
         finally:
             checked.discard()
 
@@ -297,7 +305,7 @@ class Labels:
 
         `info` is what the peer's index tells about it; without it, the label's info so far is kept, whose numbers are
         those of an earlier upload and say nothing about this file: it holds the schema's values. Which part of the
-        image is annotated stays as it was, because a label file cannot say so.
+        image is annotated stays as it was, because a label file cannot say so, but for what was changed.
         """
         assigner = Assigner(self._project, info or {}, Numbering.SCHEMA)
         exported = self._layout.exported_region(tag, image.record.image_id)
@@ -309,9 +317,9 @@ class Labels:
                 row = label_row(connection, image.record.image_id, tag)
                 before = revision_of(connection, image.record.image_id, tag, row.current) if row is not None else None
             told = info if info is not None else (row.info if row is not None else {})
-            if info is None and before is not None and not before.annotation.is_complete:
-                note = {**checked.note, INFO_KEY: before.annotation.to_json()}
-                checked = replace(checked, note=note, mask=stored_mask(self._layout, before))
+            if info is None and before is not None:
+                nothing = AnnotatedPart(labels=(), adds=True)
+                checked = added_to(before, checked, ext, nothing, self._layout, self._project.schema())
             kept = {k: v for k, v in _without_notes(told).items() if k not in ("ts", "name")}
             return self._store(image, checked, ext, tag, imported(info, source), kept)
         finally:
@@ -322,18 +330,22 @@ def _without_notes(info: JsonObject) -> JsonObject:
     return {key: value for key, value in info.items() if key not in CHECK_NOTES}
 
 
-def check_expected(connection: sqlite3.Connection, image_id: ImageId, tag: Tag, expected: Expected) -> None:
-    """Raises `LabelChanged`, naming the current revision, unless the label is as `expected`."""
+def check_expected(connection: sqlite3.Connection, image_id: ImageId, tag: Tag, expected: Expected) -> Revision | None:
+    """Raises `LabelChanged`, naming the current revision, unless the label is as `expected`.
+
+    Returns:
+        The current revision; None if there is none, or nothing was expected.
+    """
     if expected is None:
-        return
+        return None
     row = label_row(connection, image_id, tag)
     current = revision_of(connection, image_id, tag, row.current) if row is not None and row.active else None
     if current is None:
         if not expected:
-            return
+            return None
         raise LabelChanged(f"The image {image_id!r} has no label under the tag {tag!r} any more; it was removed.")
     if current.sha256 in expected or ANY_LABEL in expected:
-        return
+        return current
     when = datetime.fromtimestamp(current.created_ts, tz=UTC).isoformat(timespec="seconds")
     author = current.provenance.person or "somebody"
     raise LabelChanged(

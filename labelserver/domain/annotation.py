@@ -77,12 +77,22 @@ COMPLETE = Annotation()
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedPart:
-    """What a saver says about an upload, in the upload's own axes; it becomes an `Annotation` when it is accepted."""
+    """What a saver says about an upload, in the upload's own axes; it becomes an `Annotation` when it is accepted.
 
-    labels: tuple[str, ...] | None = None  #: names or ids
+    With `adds` it is said in addition to what the label that it was made from says of itself: parts that complete each
+    other become one, and what was changed was looked at. That label is the one of ``If-Match``.
+    """
+
+    labels: tuple[str, ...] | None = None  #: names or ids; with `adds`, () says nothing beyond the earlier label
     region: Region = WholeImage()  #: no `MaskFile`
     mask: Path | None = None  #: a volume file on the image's grid, not 0 where annotated
     voxels_255: bool = False  #: voxels of the value 255 that nobody named mean "not annotated"
+    adds: bool = False
+
+    @property
+    def says_nothing(self) -> bool:
+        """True for a correction that leaves it to the label it was made from."""
+        return self.adds and self.labels == ()
 
 
 def annotation_of(info: Mapping[str, JsonValue]) -> Annotation:

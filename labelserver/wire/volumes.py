@@ -56,6 +56,8 @@ class LabelBox(BaseModel):
     revision: int
     etag: str = Field(description="Of the label, for If-Match.")
     overlapping: int = Field(description="Voxels of several segments; the largest value is shown.")
+    annotated_labels: list[str] | None = Field(default=None, description="Ids of those looked for; null: all.")
+    annotated_part: bool = Field(default=False, description="Only a part of the image was looked at.")
 
 
 class DraftParams(BaseModel):

@@ -144,6 +144,36 @@ def test_an_annotated_part_is_told_in_voxels_of_the_grid(world: World) -> None:
     assert made.json()["annotated"]["region"] == {"kind": "slices", "axis": 2, "slices": [SHAPE[2] - 1]}
 
 
+def test_a_correction_keeps_the_part_and_adds_what_it_changed(world: World) -> None:
+    part = {"labels": None, "region": {"kind": "slices", "axis": 2, "slices": [0]}}
+    etag = put(world, "ct_1", bytes(120), texts={"annotated": json.dumps(part)}).headers["etag"]
+    told, drawn = shown(world.http.get(url("ct_1", "box")))
+    assert (told["annotated_labels"], told["annotated_part"], told["etag"]) == (None, True, etag)
+    drawn = drawn.copy(order="F")
+    drawn[:, :, 2] = 1
+    made = put(world, "ct_1", as_bytes(drawn), headers={"If-Match": etag}).json()
+    assert made["annotated"]["region"] == {"kind": "slices", "axis": 2, "slices": [0, 2]}
+    everything = {"annotated": json.dumps({"region": {"kind": "whole"}})}
+    made = put(world, "ct_1", as_bytes(drawn), texts=everything, headers={"If-Match": made["etag"]}).json()
+    assert made["annotated"] == {"labels": None, "region": {"kind": "whole"}}
+    assert shown(world.http.get(url("ct_1", "box")))[0]["annotated_part"] is False
+
+
+def test_labels_of_two_people_become_those_of_one_image(world: World) -> None:
+    schema = {"mode": "open", "labels": [{"name": "liver", "value": 1}, {"name": "spleen", "value": 2}]}
+    world.http.put("/api/v1/schema", json=schema)
+    liver, spleen = ({"annotated": json.dumps({"labels": [n], "adds": True})} for n in ("liver", "spleen"))
+    first = put(world, "ct_1", bytes(120), texts=liver, headers={"If-None-Match": "*"}).json()
+    assert first["annotated"]["labels"] == ["liver"]
+    second = put(world, "ct_1", bytes(120), texts=spleen, headers={"If-Match": first["etag"]}).json()
+    assert second["annotated"] == {"labels": ["liver", "spleen"], "region": {"kind": "whole"}}
+    refused = put(world, "ct_1", bytes(120), texts=spleen)
+    assert refused.status_code == 422
+    assert "If-Match" in refused.json()["detail"]
+    refused = put(world, "ct_1", bytes(120), texts={"annotated": '{"adds": 1}'})
+    assert refused.status_code == 422
+
+
 def test_a_submitted_draft_goes(world: World) -> None:
     mine = "/api/v1/images/ct_1/drafts/mine"
     number = world.http.put(f"{mine}/voxels", files={"voxels": ("m", gzip.compress(bytes(120)))}).json()["number"]

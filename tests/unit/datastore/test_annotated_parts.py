@@ -180,16 +180,21 @@ def test_the_region_outlives_the_index_and_is_restored(
     assert np.array_equal(again.annotated_mask(A, FINAL, 1)[0], checkers())
 
 
-def test_an_outside_edit_keeps_the_part_that_was_annotated(store: LocalDatastore, tmp_path: Path) -> None:
+def test_an_outside_edit_keeps_the_part_that_was_annotated_and_adds_what_it_changed(
+    store: LocalDatastore, tmp_path: Path
+) -> None:
     first = partly(store, tmp_path)
-    voxels = np.zeros(SHAPE, np.uint8)
+    before = read_volume(store.revision_file(A, FINAL, 1)).voxels
+    voxels = before.copy()
     voxels[3] = 1
     write_volume(Path(store.get_label_uri("a", "final")), voxels, AFFINE, compress=True)
     store.refresh()
     newest = store.current_revision(A, FINAL)
     assert newest.provenance.source is LabelSource.OUTSIDE_EDIT
-    assert newest.annotation == first.annotation
-    assert np.array_equal(store.annotated_mask(A, FINAL, newest.number)[0], checkers())
+    assert newest.annotation.labels == first.annotation.labels
+    changed = voxels != before
+    assert changed[~checkers()].any()
+    assert np.array_equal(store.annotated_mask(A, FINAL, newest.number)[0], checkers() | changed)
 
 
 def test_a_diff_counts_what_both_annotated(store: LocalDatastore, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ export interface Revision {
   readonly model_version: string;
   readonly etag: string;
   readonly info: Readonly<Record<string, unknown>>;
+  /** What was looked at; `labels` by id, null for all. */
+  readonly annotated: { readonly labels: readonly string[] | null; readonly region: { readonly kind: string } };
 }
 
 export interface RevisionDiff {
@@ -103,6 +105,9 @@ export interface BoxInfo {
   readonly revision: number;
   readonly etag: string;
   readonly overlapping: number;
+  /** Ids of the labels that were looked for; null: all. */
+  readonly annotated_labels: readonly string[] | null;
+  readonly annotated_part: boolean;
 }
 
 export interface DraftInfo {

@@ -10,7 +10,7 @@ import { ANYTHING } from "../core/guards";
 import { cornersIn } from "../core/region";
 import { noteSign, tellSigns } from "./activity";
 import { basis, beginDrafting, draftState, dropWork, markDirty, noteKept, onDraftConflict, saveNow, type Basis } from "./drafting";
-import { canEdit, isDrawing, maximised, onChange, open, touch } from "./editor";
+import { canEdit, changed, isDrawing, maximised, onChange, open, touch } from "./editor";
 import { changeRow, listed, noteDraft, reloadImages } from "./images";
 import { active, labels } from "./labels";
 import { keptHere } from "./keeping";
@@ -34,6 +34,11 @@ export const meeting = signal<Meeting | null>(null);
 export const submitting = signal(false);
 /** Why there is no next image; "" when there may be one. */
 export const exhausted = signal("");
+
+/** What the open image's label says was looked at, if that is not everything: ids of labels (null: all), and a part or not. */
+export const lookedAt = signal<{ readonly labels: readonly string[] | null; readonly part: boolean } | null>(null);
+/** The person says that everything was looked at: what is empty is empty. */
+export const lookedAtAll = signal(false);
 
 let activeMs = 0;
 let lastActMs = 0;
@@ -129,6 +134,7 @@ async function bringLabels(image: OpenImage, tag: string): Promise<void> {
     keptHere(person.peek(), image.id, tag).catch(() => undefined),
   ]);
   if (open.peek() !== image) return;
+  noteLookedAt(label?.info.annotated_labels ?? null, label?.info.annotated_part ?? false);
   const from: Basis = { tag, labelEtag: label?.info.etag ?? null, draft: draft?.info.number ?? 0 };
   const isNewerHere = here !== undefined && here.content === image.header.content && here.savedMs > (draft?.info.updated_ts ?? 0) * 1000;
   if (label !== null && draft === null && !isNewerHere) image.replaceLabels(label.voxels);
@@ -147,6 +153,11 @@ async function bringLabels(image: OpenImage, tag: string): Promise<void> {
     markDirty(image);
     say("What the server had not received yet is back.", "good");
   }
+}
+
+function noteLookedAt(ids: readonly string[] | null, part: boolean): void {
+  lookedAtAll.value = false;
+  lookedAt.value = ids === null && !part ? null : { labels: ids, part };
 }
 
 function restoreState(image: OpenImage, state: Readonly<Record<string, unknown>> | undefined): void {
@@ -168,6 +179,8 @@ function closeImage(): void {
   batch(() => {
     meeting.value = null;
     maximised.value = null;
+    lookedAt.value = null;
+    lookedAtAll.value = false;
     open.value = null;
   });
 }
@@ -235,7 +248,8 @@ function describeWork(): { source: "hand" | "prompts" | "model"; model?: string;
   return { source: used.prompted ? "prompts" : "model", model: used.name, model_version: used.version };
 }
 
-export async function submit(): Promise<void> {
+/** @param onTop of somebody's label that is not in this one */
+export async function submit(onTop = false): Promise<void> {
   const image = open.peek();
   if (image === null || submitting.peek() || isDrawing() || !canEdit.peek()) return;
   noteActivity();
@@ -245,7 +259,7 @@ export async function submit(): Promise<void> {
     await saveNow();
     await tellSigns();
     const draft = basis.draft > 0 ? { draft: basis.draft } : {};
-    const saved = await saveLabel(image.id, basis.tag, image.map.voxels, basis.labelEtag, { ...describeWork(), ...draft, ...leaseNote(), active_seconds: Math.round(activeMs / 1000) }, annotatedLabels());
+    const saved = await saveLabel(image.id, basis.tag, image.map.voxels, basis.labelEtag, { ...describeWork(), ...draft, ...leaseNote(), active_seconds: Math.round(activeMs / 1000) }, annotatedPart(!onTop));
     await accepted(image, saved);
   } catch (error) {
     if (error instanceof ApiError && error.status === 412) await meet(image).catch(complain);
@@ -261,18 +275,23 @@ function leaseNote(): Record<string, unknown> {
   return held === null ? {} : { lease: held.id };
 }
 
-/** Who draws some labels alone says so: the others of this image count as not looked at. */
-function annotatedLabels(): { labels: string[]; region: { kind: "whole" } } | undefined {
+/**
+ * Who draws some labels alone says so: the others of this image count as not looked at, or as what they were. Without a
+ * word the server adds what was changed to what the label said before.
+ */
+function annotatedPart(adds: boolean): { labels?: string[]; region: { kind: "whole" }; adds?: boolean } | undefined {
+  if (lookedAtAll.peek()) return { region: { kind: "whole" } };
   const names = lease.peek()?.labels ?? [];
   if (names.length === 0) return undefined;
   const ids = (schema.peek()?.labels ?? []).filter((label) => names.includes(label.name)).map((label) => label.id);
-  return { labels: ids, region: { kind: "whole" } };
+  return { labels: ids, region: { kind: "whole" }, adds };
 }
 
 async function accepted(image: OpenImage, saved: Revision): Promise<void> {
   meeting.value = null;
   await dropWork(image, false);
   basis.labelEtag = saved.etag;
+  noteLookedAt(saved.annotated.labels, saved.annotated.region.kind !== "whole");
   noteDraft(image.id, false);
   lease.value = null;
   const row = listed.peek().find((listedImage) => listedImage.id === image.id);
@@ -313,6 +332,28 @@ export async function keepMine(): Promise<void> {
   const met = meeting.peek();
   if (met === null) return;
   basis.labelEtag = met.etag;
+  await submit(true);
+}
+
+/** Submit theirs with the labels in it that this person draws. Theirs of the same names give way. */
+export async function joinBoth(): Promise<void> {
+  const met = meeting.peek();
+  const image = open.peek();
+  const names = lease.peek()?.labels ?? [];
+  if (met === null || image === null) return;
+  const mine = new Set(labels.peek().filter((label) => names.includes(label.name)).map((label) => label.value));
+  const joined = met.theirs.slice();
+  image.map.voxels.forEach((value, i) => {
+    if (mine.has(value)) joined[i] = value;
+    else if (mine.has(joined[i]!)) joined[i] = 0;
+  });
+  const change = image.map.merge({ lo: [0, 0, 0], hi: image.dims }, joined, null, ANYTHING);
+  basis.labelEtag = met.etag;
+  meeting.value = null;
+  if (change !== null) {
+    image.history.push({ kind: "load", change });
+    changed(image, "restore");
+  }
   await submit();
 }
 

@@ -3,10 +3,11 @@
 import { useSignal } from "@preact/signals";
 import { ACTIONS, HELD, parseOverrides, shownKey, type Action } from "../core/keymap";
 import { sentence } from "../api/http";
-import { draftConflict, flag, keepMine, keepThisDraft, meeting, skip, takeOtherDraft, takeTheirs } from "../state/work";
+import { draftConflict, flag, joinBoth, keepMine, keepThisDraft, meeting, skip, takeOtherDraft, takeTheirs } from "../state/work";
 import { open } from "../state/editor";
 import { nameOf } from "../state/labels";
 import { closeDialog, connection, dialog, dismiss, toasts, info } from "../state/page";
+import { lease } from "../state/queue";
 import { keyMap, setSettings, settings } from "../state/settings";
 import { shown, type Shown } from "../state/showing";
 import { DIFFERENCE_LOOKS, overlaps } from "../core/difference";
@@ -124,6 +125,7 @@ export function Meeting() {
   if (met === null || image === null) return null;
   void image.edits.value;
   const rows = overlaps(met.theirs, image.map.voxels);
+  const drawnHere = lease.value?.labels ?? [];
   const who = met.revision?.author ?? "Somebody";
   const when = met.revision === null ? "" : ` on ${dayAndTime(met.revision.created_ts * 1000)}`;
   const choices: readonly (readonly [Shown, string])[] = [["mine", "yours"], ["theirs", "theirs"], ["difference", "difference"]];
@@ -140,6 +142,7 @@ export function Meeting() {
       <div class="row end">
         <button type="button" onClick={() => { meeting.value = null; }}>Decide later</button>
         <button type="button" onClick={() => void takeTheirs()}>Go on with theirs</button>
+        {drawnHere.length > 0 && <button type="button" title={`Theirs, with your ${drawnHere.join(", ")} in it`} onClick={() => void joinBoth()}>Put yours into theirs</button>}
         <button type="button" class="primary" onClick={() => void keepMine()}>Submit yours on top</button>
       </div>
     </section>

@@ -5,9 +5,11 @@ import { LARGEST_VALUE } from "../core/labelmap";
 import { grouped, millilitres } from "../core/numbers";
 import { clearLabel, open } from "../state/editor";
 import { active, activeLabel, addLabel, hidden, labels, locked, solo, toggleHidden, toggleLocked, undrawable, type Label } from "../state/labels";
-import { complain } from "../state/page";
+import { complain, schema } from "../state/page";
+import { lease } from "../state/queue";
 import { keyMap, setSettings, settings } from "../state/settings";
-import { Swatch } from "./bits";
+import { lookedAt, lookedAtAll } from "../state/work";
+import { Swatch, Switch } from "./bits";
 import { Icon } from "./icons";
 
 export function LabelPanel() {
@@ -24,6 +26,7 @@ export function LabelPanel() {
       </table>
       {undrawable.value.length > 0 && <p class="note" data-undrawable={undrawable.value.length}>Values above {LARGEST_VALUE} cannot be drawn here; labels that have them are left as they are: {undrawable.value.join(", ")}.</p>}
       <AddLabel />
+      <LookedAt />
       <label class="range-field">
         <span>opacity</span>
         <input type="range" min={0.05} max={1} step={0.05} value={settings.value.opacity} aria-label="Opacity of the labels"
@@ -35,6 +38,22 @@ export function LabelPanel() {
         <button type="button" aria-pressed={settings.value.outline} title={`Outlines or filled (${keyMap.value.shown("outline")})`} onClick={() => setSettings({ outline: true })}>outline</button>
       </div>
     </section>
+  );
+}
+
+/** What of the image was looked at, while that is not everything. */
+function LookedAt() {
+  const image = open.value;
+  const so = lookedAt.value;
+  const held = lease.value?.image === image?.id ? lease.value : null;
+  if (image === null || (so === null && (held?.parts.length ?? 0) === 0)) return null;
+  const names = so?.labels?.map((id) => schema.value?.labels.find((label) => label.id === id)?.name ?? id);
+  const where = so === null ? "what is framed" : `${names === undefined ? "all labels" : names.join(", ")}${so.part ? ", in a part of the image" : ""}`;
+  return (
+    <div class="looked-at" data-looked-at={so === null ? "asked" : "part"}>
+      <p class="note">Looked at: {where}, and what you change. The rest teaches the model nothing.</p>
+      <Switch on={lookedAtAll.value} onChange={(on) => { lookedAtAll.value = on; }} title="Then what is empty teaches the model that nothing is there">I have looked at everything</Switch>
+    </div>
   );
 }
 
