@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ from labelserver.settings import Settings
 
 #: seconds that running requests get to finish once the server is asked to stop
 GRACE_S = 15
+
+#: Seconds after which a thread that calculates lets the others go on. An answer asks the index several times and waits
+#: for such a thread each time; Python's own 5 ms would make it some hundredths of a second.
+_SWITCH_S = 0.0005
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -89,6 +94,7 @@ def serve(settings: Settings, options: dict[str, Any], verbose: str | None, log_
         CommandFailed: the port is taken.
     """
     server = build_server(settings)
+    sys.setswitchinterval(_SWITCH_S)
     try:
         logs.set_up(
             server.roots.app / "logs",

@@ -68,7 +68,10 @@ class ScoreStore(Protocol):
         """
 
     def put_look(self, look: Look) -> None:
-        """Keep it, instead of an earlier one of its kind. Its scores become the image's info as well."""
+        """Keep it, instead of an earlier one of its kind. Its scores become the image's info as well.
+
+        A score that is not finite is left out.
+        """
 
     def look_at(self, image_id: str, kind: str = "") -> Look | None:
         """The last look of the kind (without one: of any model, else of intensities)."""

@@ -16,6 +16,7 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,8 @@ from labelserver.learning.pool import Pick, Pool
 from labelserver.storage.append import append_json_line
 
 logger = logging.getLogger(__name__)
+
+_Float = TypeVar("_Float", bound=np.floating)
 
 #: images that an order holds: as many as there are labels, between these
 _LEAST, _MOST = 8, 64
@@ -206,9 +209,9 @@ def _rows(columns: Columns, ids: list[str]) -> NDArray[np.intp]:
     return np.fromiter((columns.rows.get(i, -1) for i in ids), dtype=np.intp, count=len(ids))
 
 
-def _taken(values: NDArray[np.float64], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+def _taken(values: NDArray[_Float], rows: NDArray[np.intp]) -> NDArray[_Float]:
     """`values` of the rows, NaN for -1."""
-    found = np.full((len(rows), *values.shape[1:]), np.nan)
+    found = np.full((len(rows), *values.shape[1:]), np.nan, values.dtype)
     if len(values):
         found[rows >= 0] = values[rows[rows >= 0]]
     return found

@@ -153,14 +153,14 @@ class WorkQueue:
         now = self._clock()
         with self._index.reading() as connection:
             row = connection.execute(
-                "SELECT 1 FROM leases WHERE image_id = ? AND person = ? AND until_ts > ? "
+                "SELECT 1 FROM leases WHERE image_id = ? AND +person = ? AND until_ts > ? "
                 "AND until_ts < ? + length_s / 2",
                 (image_id, person, now, now),
             ).fetchone()
         if row is not None:
             with self._index.writing(relaxed=True) as connection:
                 connection.execute(
-                    "UPDATE leases SET until_ts = ? + length_s WHERE image_id = ? AND person = ? AND until_ts > ?",
+                    "UPDATE leases SET until_ts = ? + length_s WHERE image_id = ? AND +person = ? AND until_ts > ?",
                     (now, image_id, person, now),
                 )
 
@@ -198,7 +198,7 @@ class WorkQueue:
             taken = _readings(connection, image_id)
             own = next((t for t, author in taken.items() if author == made_by.person), None)
             leased = connection.execute(
-                "SELECT tag FROM leases WHERE image_id = ? AND person = ? ORDER BY until_ts DESC LIMIT 1",
+                "SELECT tag FROM leases WHERE image_id = ? AND +person = ? ORDER BY until_ts DESC LIMIT 1",
                 (image_id, made_by.person),
             ).fetchone()
         if tag != FINAL and named:
@@ -216,7 +216,7 @@ class WorkQueue:
         """The part of the image that this person was asked for; None: all of it, or he was not asked."""
         with self._index.reading() as connection:
             row = connection.execute(
-                "SELECT roi FROM leases WHERE image_id = ? AND person = ? ORDER BY until_ts DESC LIMIT 1",
+                "SELECT roi FROM leases WHERE image_id = ? AND +person = ? ORDER BY until_ts DESC LIMIT 1",
                 (image_id, person),
             ).fetchone()
         return load_object(row[0]) if row is not None and row[0] else None
@@ -226,7 +226,7 @@ def submitted(connection: sqlite3.Connection, revision: Revision) -> None:
     """Inside the transaction that accepts a label: whoever submitted it holds the image no longer."""
     if revision.tag != ORIGINAL and revision.provenance.source in _SUBMISSIONS:
         connection.execute(
-            "DELETE FROM leases WHERE image_id = ? AND person = ?", (revision.image_id, revision.provenance.person)
+            "DELETE FROM leases WHERE image_id = ? AND +person = ?", (revision.image_id, revision.provenance.person)
         )
         connection.execute(
             "DELETE FROM skips WHERE image_id = ? AND person = ?", (revision.image_id, revision.provenance.person)
@@ -337,7 +337,7 @@ def _grant(connection: sqlite3.Connection, offered: Offered, offer: Offer, askin
         length,
     )
     connection.execute("DELETE FROM skips WHERE image_id = ? AND person = ?", (image_id, asking.person))
-    connection.execute("DELETE FROM leases WHERE image_id = ? AND person = ?", (image_id, asking.person))
+    connection.execute("DELETE FROM leases WHERE image_id = ? AND +person = ?", (image_id, asking.person))
     roi = dump(offer.roi) if offer.roi is not None else ""
     connection.execute(
         "INSERT INTO leases (id, image_id, person, tag, strategy, reason, roi, granted_ts, until_ts, length_s) "

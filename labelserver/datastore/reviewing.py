@@ -174,7 +174,7 @@ class Reviews:
             rules, now = self._workflow(), time.time()
             rows = connection.execute(
                 f"SELECT image_id, tag FROM labels WHERE shown = 1 AND (tag {IS_READING} OR (tag = 'final' AND EXISTS ("
-                "SELECT 1 FROM leases WHERE leases.image_id = labels.image_id AND person = ?)))",
+                "SELECT 1 FROM leases WHERE leases.image_id = labels.image_id AND +person = ?)))",
                 (person,),
             ).fetchall()
             return frozenset(
@@ -190,7 +190,7 @@ class Reviews:
             present_image(connection, image_id)
             connection.execute("DELETE FROM flags WHERE image_id = ?", (image_id,))
             connection.execute("INSERT INTO flags VALUES (?, ?, ?, ?)", (image_id, person, reason, made.created_ts))
-            connection.execute("DELETE FROM leases WHERE image_id = ? AND person = ?", (image_id, person))
+            connection.execute("DELETE FROM leases WHERE image_id = ? AND +person = ?", (image_id, person))
             audit.record(connection, audit.Act("flag", person, image_id, detail={"reason": reason}))
         return made
 
@@ -224,7 +224,7 @@ def may_see(
     if person in authors.values():
         return True
     pending = connection.execute(
-        "SELECT 1 FROM leases WHERE image_id = ? AND person = ? AND until_ts > ? AND tag LIKE 'reader%'",
+        "SELECT 1 FROM leases WHERE image_id = ? AND +person = ? AND until_ts > ? AND tag LIKE 'reader%'",
         (image_id, person, now),
     ).fetchone()
     if pending is not None:

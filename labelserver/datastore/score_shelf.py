@@ -73,7 +73,7 @@ class Columns:
     rows: dict[str, int]  #: image id -> row
     scores: dict[str, NDArray[np.float64]]
     classes: NDArray[np.float64]  #: (N, C)
-    embeddings: NDArray[np.float64]  #: (N, D)
+    embeddings: NDArray[np.float32]  #: (N, D)
 
 
 class ScoreShelf:
@@ -201,20 +201,27 @@ class ScoreShelf:
             return found
 
     def _read(self, kind: str, version: str) -> Columns:
+        """Row by row, with SQLite parsing the scores: a server answers meanwhile, and has other uses for its memory."""
+        where = "FROM looks WHERE kind = ?1 AND version = ?2"
         with self._connected() as db:
-            rows = db.execute(
-                "SELECT image_id, scores, classes, embedding FROM looks WHERE kind = ? AND version = ?", (kind, version)
-            ).fetchall()
-        names = sorted({name for row in rows[:1] for name in json.loads(row[1])})
-        parsed = [json.loads(row[1]) for row in rows] if names else []
-        return Columns(
-            kind,
-            version,
-            {row[0]: number for number, row in enumerate(rows)},
-            {name: np.asarray([one.get(name, np.nan) for one in parsed], dtype=np.float64) for name in names},
-            _table([row[2] for row in rows]),
-            _table([row[3] for row in rows]),
-        )
+            db.execute("BEGIN")  # one state of the file for all that follows
+            first = db.execute(f"SELECT scores, classes, embedding {where} LIMIT 1", (kind, version)).fetchone()
+            count = db.execute(f"SELECT COUNT(*) {where}", (kind, version)).fetchone()[0]
+            names = sorted(json.loads(first[0])) if first else []
+            rows: dict[str, int] = {}
+            scores = np.full((len(names), count), np.nan)
+            blobs = first[1:] if first else (b"", b"")
+            classes, embeddings = (np.full((count, len(blob) // 4), np.nan, np.float32) for blob in blobs)
+            asked = "".join(f", json_extract(scores, ?{n + 3})" for n in range(len(names)))
+            paths = (f"$.{json.dumps(name)}" for name in names)
+            for row in db.execute(f"SELECT image_id, classes, embedding{asked} {where}", (kind, version, *paths)):
+                number = rows[row[0]] = len(rows)
+                scores[:, number] = row[3:]
+                for table, blob in ((classes, row[1]), (embeddings, row[2])):
+                    if len(blob) == table.shape[1] * 4:  # of another length than the first: NaN
+                        table[number] = np.frombuffer(blob, "<f4")
+        named = dict(zip(names, scores, strict=True))
+        return Columns(kind, version, rows, named, classes.astype(np.float64), embeddings)
 
     @contextmanager
     def opened(self) -> Iterator[sqlite3.Connection]:
@@ -259,15 +266,3 @@ def _count(db: sqlite3.Connection) -> None:
 def _small_map(shape: str, cells: bytes) -> SmallMap:
     voxels, counts = json.loads(shape)
     return SmallMap((voxels[0], voxels[1], voxels[2]), (counts[0], counts[1], counts[2]), zlib.decompress(cells))
-
-
-def _table(blobs: Sequence[bytes]) -> NDArray[np.float64]:
-    """(N, D); rows of another length than the first are NaN."""
-    width = len(blobs[0]) // 4 if blobs else 0
-    table = np.full((len(blobs), width), np.nan)
-    if width and all(len(blob) == width * 4 for blob in blobs):
-        return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), width).astype(np.float64)
-    for number, blob in enumerate(blobs):
-        if len(blob) == width * 4:
-            table[number] = np.frombuffer(blob, "<f4")
-    return table

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from labelserver.contracts.quality import FoundOddity
@@ -59,6 +61,7 @@ class Scored:
 
     def put_look(self, look: Look) -> None:
         """See `contracts.scores.ScoreStore`."""
+        look = replace(look, scores={name: value for name, value in look.scores.items() if math.isfinite(value)})
         self._shelf.put(look)
         if look.kind != INTENSITY:
             info: JsonObject = {name: round(value, 6) for name, value in look.scores.items()}

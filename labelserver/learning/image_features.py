@@ -20,6 +20,8 @@ _BLOCKS = 2
 _EDGES = 4
 #: voxels that are looked at along an axis, at most
 _LOOKED_AT = 64
+#: rows that `standardised` looks at at once
+_ROWS = 8192
 #: numbers that `standardised` leaves of each row
 _KEPT = 16
 
@@ -51,29 +53,44 @@ def intensity_features(voxels: NDArray[np.generic], spacing_mm: Sequence[float] 
     return [float(v) for v in (*levels, *shares, *edges, *size, *spacing, *blocks.ravel())]
 
 
-def standardised(rows: Table, keep: int = _KEPT) -> Table:
+def standardised(rows: NDArray[np.floating], keep: int = _KEPT) -> Table:
     """Columns of mean 0 and spread 1, turned so that the first few hold most (principal components).
 
     Args:
-        rows: (N, D) of one kind of embedding; rows of NaN stay so.
+        rows: (N, D) of one kind of embedding; rows of NaN stay so. Of many rows no copy is made.
 
     Returns:
         (N, min(keep, D)); distances between rows are, but for the part left out, those of the standardised columns.
     """
     known = np.isfinite(rows).all(axis=1)
-    found = rows[known]
-    if len(found) == 0 or rows.shape[1] == 0:
-        return rows[:, :keep]
-    spread = found.std(axis=0)
-    varies = spread > 1e-9 * np.maximum(1.0, np.abs(found).max(axis=0))
+    if not known.any() or rows.shape[1] == 0:
+        return np.asarray(rows[:, :keep], dtype=np.float64)
+    parts = [part for part in _parts(len(rows)) if known[part].any()]
+
+    def found(part: slice) -> Table:
+        return np.asarray(rows[part][known[part]], dtype=np.float64)
+
+    count = int(known.sum())
+    mean = np.sum([found(part).sum(axis=0) for part in parts], axis=0) / count
+    spread = np.sqrt(np.sum([((found(part) - mean) ** 2).sum(axis=0) for part in parts], axis=0) / count)
+    largest = np.max([np.abs(found(part)).max(axis=0) for part in parts], axis=0)
+    varies = spread > 1e-9 * np.maximum(1.0, largest)
     if not varies.any():
         varies[0] = True
-    plain = (found[:, varies] - found[:, varies].mean(axis=0)) / np.maximum(spread[varies], 1e-12)
-    _, axes = np.linalg.eigh(plain.T @ plain)
-    turned = plain @ axes[:, ::-1][:, :keep]
-    result = np.full((len(rows), turned.shape[1]), np.nan)
-    result[known] = turned
+
+    def plain(part: slice) -> Table:
+        values: Table = (found(part)[:, varies] - mean[varies]) / np.maximum(spread[varies], 1e-12)
+        return values
+
+    _, axes = np.linalg.eigh(np.sum([plain(part).T @ plain(part) for part in parts], axis=0))
+    result = np.full((len(rows), min(keep, int(varies.sum()))), np.nan)
+    for part in parts:
+        result[part][known[part]] = plain(part) @ axes[:, ::-1][:, :keep]
     return result
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + _ROWS) for start in range(0, count, _ROWS)]
 
 
 def _block_means(scaled: NDArray[np.floating]) -> NDArray[np.float64]:

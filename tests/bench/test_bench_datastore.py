@@ -34,6 +34,8 @@ MANY, FEW = 100_000, 100
 SAVES = 400
 #: the first of each series are left out: connections, caches and the interpreter warm up
 WARM_UP = 20
+#: s without a request after which a connection is made anew
+_IDLE_S = 2
 
 APP = """
 from labelserver import LabelApp
@@ -74,6 +76,7 @@ class Client:
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         part = b'--b\r\nContent-Disposition: form-data; name="label"; filename="l.nii.gz"\r\n\r\n'
         self._form = part + label + b"\r\n--b--\r\n"
+        self._used = time.monotonic()
 
     def __enter__(self) -> Client:
         return self
@@ -82,6 +85,9 @@ class Client:
         self._connection.close()
 
     def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json", person: str = "") -> Any:
+        if time.monotonic() - self._used > _IDLE_S:  # the server closes connections that rest
+            self._connection.close()
+        self._used = time.monotonic()
         who = {"X-Labelserver-Person": person} if person else {}
         self._connection.request(method, path, body, {"Content-Type": kind, **who})
         answer = self._connection.getresponse()

@@ -55,6 +55,22 @@ def test_a_look_comes_back_as_it_was_kept_and_after_a_restart(tmp_path: Path) ->
     assert store.stale("m", "2", ["i00"]) == ["i00"]
 
 
+def test_looks_are_columns_whatever_they_are_named_and_whatever_is_missing(tmp_path: Path) -> None:
+    store = make_store(tmp_path, 3)
+    odd = {"a b.$c": 0.25, "entropy": 0.5}
+    store.put_look(replace(look(store, 0), scores=odd))
+    store.put_look(replace(look(store, 1), scores={**odd, "entropy": float("nan")}, embedding=(1.0,)))
+    store.put_look(replace(look(store, 2), scores={}, classes=()))
+    columns = store._shelf.columns("m", "1")
+    rows = [columns.rows[f"i0{number}"] for number in range(3)]
+    np.testing.assert_array_equal(columns.scores["a b.$c"][rows], [0.25, 0.25, np.nan])
+    np.testing.assert_array_equal(columns.scores["entropy"][rows], [0.5, np.nan, np.nan])
+    assert [bool(np.isfinite(columns.embeddings[row]).all()) for row in rows] == [True, False, True]
+    assert [bool(np.isfinite(columns.classes[row]).all()) for row in rows] == [True, True, False]
+    empty = store._shelf.columns("m", "nobody's")
+    assert (empty.rows, empty.scores, empty.embeddings.shape) == ({}, {}, (0, 0))
+
+
 def test_a_small_map_comes_back_as_long_as_the_image_is_the_same(tmp_path: Path) -> None:
     store = make_store(tmp_path, 2)
     doubt = SmallMap((4, 5, 6), (4, 2, 2), bytes(range(16)))

@@ -83,6 +83,24 @@ def test_nobody_gets_what_somebody_has(store: LocalDatastore) -> None:
     assert none.leased == COUNT
 
 
+def test_people_who_hold_hundreds_of_images_are_served_along_the_images(store: LocalDatastore, label: Path) -> None:
+    """Programs behind one address are one person; his leases must not be searched for each image that is looked at."""
+    seen: list[str] = []
+    with store._index.reading() as connection:
+        connection.set_trace_callback(seen.append)
+    given(store, "anna")
+    submit(store, "i0", "anna", label)
+    with store._index.reading() as connection:
+        connection.set_trace_callback(None)
+        searched = [s for s in seen if "leases" in s and "image_id = " in s and "person" in s and "INSERT" not in s]
+        assert len(searched) >= 3
+        for statement in searched:
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+            along = [line for line in plan if "leases" in line]
+            assert along, statement
+            assert not any("leases_by_person" in line for line in along), (statement, plan)
+
+
 def test_the_image_one_has_comes_first_until_it_is_submitted(store: LocalDatastore, label: Path) -> None:
     lease = given(store, "anna")
     assert given(store, "anna").lease_id == lease.lease_id
