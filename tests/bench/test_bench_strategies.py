@@ -79,7 +79,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_with_a_real_training_on_phantoms() -> None:
     """Mean AUBC over the seeds: the default is at least as good as foreground-aware chance."""
     cases, seeds = number("CASES", 40), tuple(range(number("SEEDS", 4)))
-    steps, rounds = number("STEPS", 600), number("ROUNDS", 3)
+    steps, rounds = number("STEPS", 300), number("ROUNDS", 3)
     home = KEPT / f"phantoms-{cases}"
     if not (home / "done").exists():
         shutil.rmtree(home, ignore_errors=True)
@@ -98,7 +98,7 @@ def test_the_default_with_a_real_training_on_phantoms() -> None:
         "The default strategy with a real training",
         f"{len(data.pool)} phantoms to choose from and {len(data.test)} to measure on, 6 mm; a U-Net trained anew each "
         f"round for {steps} steps, averaged weights (EMA); 4 labels at first and {rounds} rounds of 4; "
-        f"{len(seeds)} seeds.{'' if len(seeds) >= 4 and steps >= 600 else _REDUCED}",
+        f"{len(seeds)} seeds.{'' if len(seeds) >= 4 and steps >= 300 else _REDUCED}",
     ) as section:
         section.at_most(
             "foreground-aware chance - default, mean AUBC",

@@ -147,7 +147,9 @@ async function bringLabels(image: OpenImage, tag: string): Promise<void> {
   }
   beginDrafting(from, draft === null ? null : draft.info.updated_ts * 1000);
   if (isNewerHere) {
-    image.replaceLabels(await gunzipped(here.voxels));
+    const kept = await gunzipped(here.voxels);
+    if (open.peek() !== image) return;
+    image.replaceLabels(kept);
     basis.labelEtag = here.labelEtag;
     restoreState(image, here.state);
     markDirty(image);
