@@ -254,7 +254,7 @@ async def test_a_stopped_server_suspends_its_job_and_the_next_one_resumes_it(pla
         await place.at("x")
     assert "suspended at its next step" in caplog.text
     folder = folder_of(place, record)
-    assert is_proven_dead(folder.owner())
+    await until("its process, which has said its last word, ends", lambda: is_proven_dead(folder.owner()))
     assert (folder.path / "checkpoint").read_text() == "3"
     place.let_pass("x")
     async with place.running(ready=False) as engine:
