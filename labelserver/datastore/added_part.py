@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from labelserver.datastore.annotating import annotated_mask, compacted
+from labelserver.datastore.annotating import annotated_mask, compacted, stored_mask
 from labelserver.datastore.label_check import CheckedLabel
 from labelserver.datastore.label_diff import changed_voxels
 from labelserver.datastore.layout import Layout
 from labelserver.domain.annotation import INFO_KEY, AnnotatedPart, Annotation, MaskFile, WholeImage, annotation_of
-from labelserver.domain.errors import GridsDiffer, StoredDataInvalid
+from labelserver.domain.errors import GridsDiffer, LabelServerError, StoredDataInvalid
 from labelserver.domain.labels import Revision
 from labelserver.domain.region_masks import RegionMask, mask_of
 from labelserver.domain.schema import LabelSchema
@@ -62,11 +62,10 @@ def added_to(
         earlier = _Looked(before.annotation.labels, _region(before, layout, differs.shape))
     except GridsDiffer:
         return checked  # the image was replaced: nothing that was said holds for its new voxels
-    except StoredDataInvalid as error:
-        logger.warning(
-            "the mask of an earlier revision is lost", extra={"image_id": before.image_id, "why": str(error)}
-        )
-        return _noted(checked, before.annotation, None) if says_nothing else checked
+    except (LabelServerError, OSError) as error:  # the earlier label is damaged: that must not cost this one
+        extra = {"image_id": before.image_id, "number": before.number, "reason": str(error)}
+        logger.warning("an earlier revision cannot be compared with its correction", extra=extra)
+        return _noted(checked, before.annotation, _mask_left(layout, before)) if says_nothing else checked
     if says_nothing:
         drawn = (entry.id for entry in schema.entries if entry.value in values)
         both = _Looked(_joined_labels(earlier.labels, drawn), _joined(earlier.region, differs))
@@ -107,6 +106,14 @@ def _region(before: Revision, layout: Layout, shape: tuple[int, ...]) -> RegionM
     if isinstance(before.annotation.region, WholeImage):
         return None
     return annotated_mask(layout, before, (shape[0], shape[1], shape[2]))
+
+
+def _mask_left(layout: Layout, before: Revision) -> bytes | None:
+    """None if there is none, or it is damaged; then the case stays out of trainings."""
+    try:
+        return stored_mask(layout, before)
+    except StoredDataInvalid:
+        return None
 
 
 def _said(checked: CheckedLabel, shape: tuple[int, ...]) -> _Looked:

@@ -162,3 +162,11 @@ def test_a_lost_mask_is_not_made_up(store: LocalDatastore) -> None:
     next(store.revision_file(A, FINAL, 1).parent.glob("*.annotated")).unlink()
     second = save(store, BOTH, SILENT)
     assert second.annotation == first.annotation
+
+
+def test_a_damaged_earlier_label_does_not_cost_its_correction(store: LocalDatastore) -> None:
+    first = save(store, LIVER, AnnotatedPart(("liver",), Slices(2, (1,))))
+    for ruin in (lambda file: file.write_bytes(b"noise"), Path.unlink):
+        ruin(store.revision_file(A, FINAL, store.current_revision(A, FINAL).number))
+        made = save(store, BOTH, SILENT)
+        assert made.annotation == first.annotation
