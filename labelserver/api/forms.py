@@ -116,7 +116,7 @@ async def read_json_object(request: Request, name: str = "The body") -> JsonObje
         InvalidParams: not JSON, or not an object.
         TooLarge: more than `JSON_LIMIT_BYTES`.
     """
-    return parse_json_object((await _read_limited(request, JSON_LIMIT_BYTES)).decode("utf-8", "replace"), name)
+    return parse_json_object((await body_of(request, JSON_LIMIT_BYTES)).decode("utf-8", "replace"), name)
 
 
 @asynccontextmanager
@@ -192,13 +192,14 @@ async def _tidy(receiver: _Receiver) -> None:
 
 async def _texts_only(request: Request) -> Form:
     kind, _ = parse_options_header(request.headers.get("content-type"))
-    body = await _read_limited(request, TEXT_LIMIT_BYTES)
+    body = await body_of(request, TEXT_LIMIT_BYTES)
     if body and kind != b"application/x-www-form-urlencoded":
         raise InvalidParams("Send a form (multipart/form-data), as in curl -F params='{}', or no body at all.")
     return Form(texts=dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)))
 
 
-async def _read_limited(request: Request, limit_bytes: int) -> bytes:
+async def body_of(request: Request, limit_bytes: int) -> bytes:
+    """The whole body. Raises `TooLarge`."""
     chunks, total = [], 0
     async for chunk in request.stream():
         total += len(chunk)

@@ -68,17 +68,6 @@ def same_key(sent: str, key: str) -> bool:
     return hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), key.encode())
 
 
-async def body_of(request: Request, limit_bytes: int) -> bytes:
-    """The whole body. Raises `TooLarge`."""
-    chunks, total = [], 0
-    async for chunk in request.stream():
-        total += len(chunk)
-        if total > limit_bytes:
-            raise TooLarge(f"The body is larger than {limit_bytes} bytes, which is all that it can need here.")
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
 @asynccontextmanager
 async def spooled_body(request: Request, limit_bytes: int) -> AsyncIterator[Path]:
     """The body as a file, which is gone at the end of the block. Raises `TooLarge`, `DiskFull`."""

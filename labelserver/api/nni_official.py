@@ -20,12 +20,12 @@ from starlette.responses import JSONResponse, Response
 
 from labelserver.api.context import ServerOf, server_of, table
 from labelserver.api.disconnects import while_connected
+from labelserver.api.forms import body_of
 from labelserver.api.identity import person_of
 from labelserver.api.nni_mounts import (
     IMAGE_WITHIN_S,
     JSON_LIMIT_BYTES,
     PROMPT_WITHIN_S,
-    body_of,
     check_key,
     clipped,
     mount_at,

@@ -25,13 +25,12 @@ from starlette.responses import JSONResponse, Response
 
 from labelserver.api.context import ServerOf, server_of
 from labelserver.api.disconnects import while_connected
-from labelserver.api.forms import receive_form
+from labelserver.api.forms import body_of, receive_form
 from labelserver.api.identity import person_of
 from labelserver.api.nni_mounts import (
     IMAGE_WITHIN_S,
     JSON_LIMIT_BYTES,
     PROMPT_WITHIN_S,
-    body_of,
     clipped,
     mount_at,
     open_image,
