@@ -18,7 +18,7 @@ from labelserver.domain.ids import FINAL, ImageId
 from labelserver.imaging.volumes import read_volume
 from labelserver.settings import Settings
 from tests.support.in_process import InProcess
-from tests.support.study_folder import put_image, put_label
+from tests.support.study_folder import noise_bytes, put_image, put_label
 
 A, B = ImageId("a"), ImageId("b")
 
@@ -64,7 +64,7 @@ def empty(path: Path) -> None:
 
 
 def noise(path: Path) -> None:
-    path.write_bytes(os.urandom(max(64, path.stat().st_size)))
+    path.write_bytes(noise_bytes(max(64, path.stat().st_size)))
     later(path)
 
 

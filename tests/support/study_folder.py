@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from labelserver.imaging.volumes import read_volume, write_volume
 
 SHAPE = (4, 5, 6)
 AFFINE = np.array([[1.0, 0, 0, -10], [0, 1.5, 0, 20], [0, 0, 2.0, 30], [0, 0, 0, 1]])
+
+
+def noise_bytes(size: int, seed: int = 1) -> bytes:
+    """`size` bytes that mean nothing to anybody, the same in every run."""
+    return random.Random(seed).randbytes(size)
 
 
 def put_image(folder: Path, name: str, *, affine: NDArray[np.float64] = AFFINE, shape: Sequence[int] = SHAPE) -> Path:

@@ -20,7 +20,7 @@ from labelserver.domain.jobs import JobKind, JobSpec, Signal
 from labelserver.engine.job_folder import EventWriter, JobFolder
 from labelserver.model_store.local import LocalModelStore
 from labelserver.storage.locks import OwnerLock
-from tests.support.study_folder import put_image, put_label, put_series
+from tests.support.study_folder import noise_bytes, put_image, put_label, put_series
 
 A = ImageId("a")
 
@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> Iterator[LocalDatastore]:
 def add_version(app: Path, labels: dict[str, object]) -> int:
     weights = app / "new.pt"
     weights.parent.mkdir(parents=True, exist_ok=True)
-    weights.write_bytes(os.urandom(10))
+    weights.write_bytes(noise_bytes(10))
     candidate = Candidate(model="m", files=(weights,), labels=labels)  # type: ignore[arg-type]
     return LocalModelStore(app).add(candidate)
 

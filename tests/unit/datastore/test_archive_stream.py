@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import tracemalloc
 import zipfile
 from pathlib import Path
 
 from labelserver.datastore.archive import stream_archive
+from tests.support.study_folder import noise_bytes
 
 MIB = 2**20
 
@@ -17,7 +17,7 @@ def test_the_zip_is_whole_and_its_memory_flat(tmp_path: Path) -> None:
     pairs = []
     for n in range(4):
         image, label = tmp_path / f"i{n}", tmp_path / f"l{n}"
-        image.write_bytes(os.urandom(8 * MIB))
+        image.write_bytes(noise_bytes(8 * MIB))
         label.write_bytes(b"label")
         pairs.append((f"c/{n}.nii.gz", image, f"c/{n}.nii.gz", label))
     pairs.append(("gone.nii.gz", tmp_path / "gone", "gone.nii.gz", tmp_path / "gone"))

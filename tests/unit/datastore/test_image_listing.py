@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from labelserver.domain.errors import InvalidSetting, UnreadableFile
 from labelserver.domain.ids import ImageId
 from labelserver.domain.labels import ImageKind
 from labelserver.imaging.volumes import read_volume, write_volume
-from tests.support.study_folder import AFFINE, put_image, put_label, put_series
+from tests.support.study_folder import AFFINE, noise_bytes, put_image, put_label, put_series
 
 OpenStore = Callable[..., LocalDatastore]
 
@@ -143,7 +142,7 @@ def test_a_vanished_image_keeps_id_info_and_label_until_it_returns(
 def test_torn_and_alien_files_are_reported_and_stop_nothing(studies: Path, open_store: OpenStore) -> None:
     put_image(studies, "good.nii.gz")
     (studies / "empty.nii.gz").write_bytes(b"")
-    (studies / "alien.nrrd").write_bytes(os.urandom(500))
+    (studies / "alien.nrrd").write_bytes(noise_bytes(500))
     whole = (studies / "good.nii.gz").read_bytes()
     (studies / "torn.nii.gz").write_bytes(whole[:40])
     store = open_store()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from labelserver.domain.errors import StoredDataInvalid
 from labelserver.domain.ids import FINAL, ImageId
 from labelserver.domain.labels import Provenance
 from labelserver.imaging.volumes import read_volume
-from tests.support.study_folder import put_image, put_label
+from tests.support.study_folder import noise_bytes, put_image, put_label
 
 OpenStore = Callable[..., LocalDatastore]
 A = ImageId("a")
@@ -36,7 +35,7 @@ def empty(file: Path) -> None:
 
 
 def noise(file: Path) -> None:
-    file.write_bytes(os.urandom(20_000))
+    file.write_bytes(noise_bytes(20_000))
 
 
 def cut(file: Path) -> None:
@@ -45,7 +44,7 @@ def cut(file: Path) -> None:
 
 def scribble(file: Path) -> None:
     data = bytearray(file.read_bytes())
-    data[4096:12000] = os.urandom(7904)
+    data[4096:12000] = noise_bytes(7904)
     file.write_bytes(bytes(data))
 
 
@@ -135,7 +134,7 @@ def test_only_the_newest_three_backups_are_kept(labeled: LocalDatastore) -> None
     assert sorted(labeled.layout.backups.iterdir()) == sorted(paths[2:])
 
 
-@pytest.mark.parametrize("content", [b"", b"{", os.urandom(300), b"[]", b"{}"])
+@pytest.mark.parametrize("content", [b"", b"{", noise_bytes(300), b"[]", b"{}"])
 def test_a_damaged_revision_is_reported_and_the_others_are_used(
     content: bytes, labeled: LocalDatastore, open_store: OpenStore
 ) -> None:
@@ -160,7 +159,7 @@ def test_a_cut_newest_revision_gives_way_to_the_one_before(labeled: LocalDatasto
     assert len(store.problems()) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", os.urandom(50)])
+@pytest.mark.parametrize("content", [b"", b"{", noise_bytes(50)])
 def test_a_damaged_format_file_is_replaced(content: bytes, labeled: LocalDatastore, open_store: OpenStore) -> None:
     labeled.close()
     file = labeled.layout.state / "format.json"
