@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from labelserver.domain.errors import InvalidSetting, StoredDataInvalid
 from labelserver.domain.ids import ImageId, Tag, folder_key
+from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import Revision
 from labelserver.storage import atomic
 from labelserver.storage.locks import exclusive
@@ -64,6 +65,11 @@ class Layout:
         """The lock file that orders all changes of this image's labels, among processes."""
         stripe = hashlib.sha256(image_id.encode()).digest()[0] % _STRIPES
         return self.state / "locks" / f"images-{stripe:02d}"
+
+    @property
+    def scores_file(self) -> Path:
+        """What was found out about images, beside the index."""
+        return self.index_file.with_name("scores.sqlite")
 
     @property
     def index_lock(self) -> Path:
@@ -123,6 +129,16 @@ class Layout:
     def exported_region(self, tag: str, image_id: str) -> Path:
         """Where an export has the mask of a partly annotated label."""
         return self.studies / exported_region_name(tag, image_id)
+
+    def to_json(self) -> JsonObject:
+        """For another process of the same server."""
+        places = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: None if place is None else str(place) for name, place in places.items()}
+
+    @classmethod
+    def from_json(cls, document: JsonObject) -> Layout:
+        """Raises TypeError on another document."""
+        return cls(**{name: None if place is None else Path(str(place)) for name, place in document.items()})  # type: ignore[arg-type]
 
     def is_behind_link(self, file: Path) -> bool:
         """Whether a folder between the studies and `file` is a link, so that the file is kept by somebody elsewhere."""

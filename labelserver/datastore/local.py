@@ -31,7 +31,7 @@ from labelserver.datastore.looking import LOOKED, Looker
 from labelserver.datastore.offering import Offered, OfferedCatalog, OfferedLists
 from labelserver.datastore.plain_json import plain_object
 from labelserver.datastore.project import Project
-from labelserver.datastore.rebuilding import fill
+from labelserver.datastore.rebuilding import index_of
 from labelserver.datastore.revisioned import Revisioned
 from labelserver.datastore.scanning import Scanner
 from labelserver.datastore.scored import Scored
@@ -112,13 +112,7 @@ class LocalDatastore(Listed, Revisioned, Scored, Valued, Datastore):
         self._prefix = "" if images_dir in ("", ".") else f"{Path(images_dir).as_posix().strip('/')}/"
         format_problem = check_format(self._layout)
         layout = self._layout
-        self._index = Index(
-            layout.index_file,
-            layout.index_lock,
-            layout.backups,
-            layout.quarantine,
-            lambda connection: fill(connection, layout, self._index.backups()),
-        )
+        self._index = index_of(layout)
         self._found = [
             StoreProblem(layout.below_studies(layout.state / "format.json"), format_problem),
             StoreProblem(layout.below_studies(layout.index_file), index_problem(layout)),

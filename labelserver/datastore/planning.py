@@ -3,8 +3,8 @@
 An order is a column of scores (``plan.<strategy>``) over some dozen images, so that giving one out is a look-up along
 the index, also for people to whom others' images do not exist. It is made anew when scores have changed, when half of
 it is used up, or when it is not there. Small pools are planned while the caller waits, which takes some milliseconds;
-large ones in a thread, and meanwhile the old order serves. Every order is a line of ``plans.jsonl``: with it, the
-labels and the scores of then, the same order can be computed again.
+large ones in a process of its own (`plan_process`), and meanwhile the old order serves. Every order is a line of
+``plans.jsonl``: with it, the labels and the scores of then, the same order can be computed again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -27,7 +30,6 @@ from labelserver.datastore.layout import Layout
 from labelserver.datastore.plain_json import load_object
 from labelserver.datastore.rebuilding import put_scores
 from labelserver.datastore.score_shelf import Columns, ScoreShelf
-from labelserver.domain.errors import LabelServerError
 from labelserver.domain.json_types import JsonObject
 from labelserver.learning.choosing import CHOOSERS
 from labelserver.learning.image_features import standardised
@@ -46,6 +48,10 @@ _PLANNED_LABELS = 200
 _AT_ONCE = 2000
 #: seconds that an order of a large pool lasts while a scoring goes on
 _PATIENCE_S = 60.0
+#: seconds that the process may take which makes the order of a large pool; 100 000 images take about two
+_PROCESS_S = 600.0
+#: what it calculates with: the other cores are for those who ask
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 #: share of the waiting images that must have an embedding of the model before it is used
 _ENOUGH = 0.9
 
@@ -175,13 +181,26 @@ class Planner:
             if strategy in self._busy:
                 return
             self._busy.add(strategy)
-        threading.Thread(target=self._make_quietly, args=(strategy,), name=f"plan-{strategy}", daemon=True).start()
+        threading.Thread(target=self._make_elsewhere, args=(strategy,), name=f"plan-{strategy}", daemon=True).start()
 
-    def _make_quietly(self, strategy: str) -> None:
+    def _make_elsewhere(self, strategy: str) -> None:
+        """Have another process make it, and wait for that."""
+        asked = json.dumps({"strategy": strategy, "layout": self._layout.to_json()})
+        command = (sys.executable, "-m", "labelserver.datastore.plan_process")
         try:
-            self.make(strategy)
-        except (LabelServerError, OSError) as error:
-            logger.warning("the next images could not be planned", extra={"strategy": strategy}, exc_info=error)
+            subprocess.run(
+                command,
+                input=asked,
+                env={**os.environ, **_ONE_THREAD},
+                capture_output=True,
+                text=True,
+                timeout=_PROCESS_S,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            told = str(getattr(error, "stderr", None) or error).strip().splitlines()
+            reason = told[-1] if told else type(error).__name__
+            logger.warning("the next images could not be planned", extra={"strategy": strategy, "reason": reason})
         finally:
             with self._guard:
                 self._busy.discard(strategy)

@@ -15,6 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from labelserver.datastore import audit, revision_files, sides
+from labelserver.datastore.index import Index
 from labelserver.datastore.label_rows import LabelRow, Placing, insert_revision, put_label
 from labelserver.datastore.layout import Layout, label_name
 from labelserver.datastore.plain_json import dump, load_object, scores_of
@@ -50,6 +51,18 @@ def fill(connection: sqlite3.Connection, layout: Layout, backups: list[Path]) ->
     )
     if labels or label_infos:
         logger.warning("index rebuilt", extra={"labels": len(labels), "problems": len(problems)})
+
+
+def index_of(layout: Layout) -> Index:
+    """The index of a store, which is filled again from what survives if it is lost."""
+    index = Index(
+        layout.index_file,
+        layout.index_lock,
+        layout.backups,
+        layout.quarantine,
+        lambda connection: fill(connection, layout, index.backups()),
+    )
+    return index
 
 
 def put_scores(connection: sqlite3.Connection, image_id: str, scores: dict[str, float]) -> None:

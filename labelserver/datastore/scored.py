@@ -36,7 +36,7 @@ class Scored:
     _oddities: OddityShelf
 
     def _begin_scores(self, layout: Layout) -> None:
-        self._shelf = ScoreShelf(layout.index_file.with_name("scores.sqlite"))
+        self._shelf = ScoreShelf(layout.scores_file)
         self._planner = Planner(layout, self._index, self._shelf)
         self._oddities = OddityShelf(self._shelf)
 

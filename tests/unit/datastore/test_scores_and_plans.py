@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,45 @@ def test_a_large_pool_is_planned_beside_the_one_who_asks(tmp_path: Path, monkeyp
     assert made == ["default"]
     assert isinstance(answer, dict)
     assert "worked out" in answer["why"]
+
+
+def planned_beside(store: LocalDatastore) -> None:
+    """Ask for the order of a large pool and wait for who makes it."""
+    before = set(threading.enumerate())
+    store.plan("default")
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+
+
+def test_another_process_works_out_the_order_of_a_large_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path, 12)
+    for number in range(12):
+        store.put_look(look(store, number, INTENSITY))
+    here = [pick.image_id for pick in store._planner.make("default")]
+    monkeypatch.setattr(planning, "_AT_ONCE", 3)
+    store.put_look(look(store, 0, INTENSITY))
+    monkeypatch.setattr(planning, "_PATIENCE_S", 0)
+    monkeypatch.setattr(store._planner, "make", lambda strategy: pytest.fail("made in the server"))
+    planned_beside(store)
+    lines = (tmp_path / ".labelserver" / "plans.jsonl").read_text().splitlines()
+    assert [json.loads(line)["picks"] for line in lines] == [here, here]
+    answer = READY_MADE["Default"]()({}, store)
+    assert isinstance(answer, dict)
+    assert answer["id"] == here[0]
+
+
+def test_a_process_that_fails_is_told_in_the_log_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(planning, "_AT_ONCE", 3)
+    store = make_store(tmp_path, 8)
+    with monkeypatch.context() as broken:
+        broken.setattr(planning.sys, "executable", str(tmp_path / "no-python"))
+        planned_beside(store)
+    assert "could not be planned" in caplog.text
+    assert not (tmp_path / ".labelserver" / "plans.jsonl").exists()
+    planned_beside(store)
+    assert (tmp_path / ".labelserver" / "plans.jsonl").exists()
 
 
 def test_a_person_to_whom_the_first_is_not_offered_gets_the_second(tmp_path: Path) -> None:
