@@ -1,8 +1,12 @@
 # The commands of the house. `make` alone lists them.
 #
-#   PYTHON  interpreter for the virtual environment (3.11 - 3.13); PORT  where `make serve` listens.
+#   PYTHON  interpreter for the virtual environment (3.11 - 3.13); PORT  where `make serve` listens;
+#   TEST_PROCESSES  how many run the tests of `make test` side by side: each needs a core and about 4 GiB.
 
 PORT ?= 8000
+TEST_PROCESSES ?= 2
+#: Trainings of different tests share the cores; threads that wait for each other must not do it at full speed.
+TESTS_AT_ONCE := OMP_WAIT_POLICY=PASSIVE
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3; do \
     command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
     && echo $$p && break; done)
@@ -95,7 +99,7 @@ quick: $(DEVELOP) ## the quick tests
 	else echo "Not installed (this needs Debian and root):" $$missing "- the tests that need them will be skipped."; fi
 
 test: check resolve page $(WEB_DIST) .make/debian-packages ## everything that must hold; what CI runs
-	$(BIN)/pytest -m 'not soak and not bench' --durations=15
+	$(TESTS_AT_ONCE) $(BIN)/pytest -m 'not soak and not bench' -n $(TEST_PROCESSES) --dist loadfile --durations=15
 
 #: Pinned as a pair: later releases of holoscan-cli have no tools for applications.
 SDK := monai-deploy-app-sdk==4.0.0 holoscan-cli==4.2.0 nvidia-cuda-runtime

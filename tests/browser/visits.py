@@ -36,7 +36,7 @@ FLAGS = (
 #: pixels
 VIEWPORT = (1280, 860)
 #: ms that a state of the page may take to come; what is measured is measured elsewhere.
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 
 
 def chromium() -> str | None:
