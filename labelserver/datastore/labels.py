@@ -2,8 +2,8 @@
 
 Order of a save, all under the image's lock (which orders the savers of all threads and processes):
 
-1. the revision's file and its JSON are written beside, synced, renamed, the folder synced;
-2. the copy for ``labels/<tag>/`` is written beside;
+1. the copy for ``labels/<tag>/`` is written beside;
+2. the revision's file and its JSON are written beside, synced, renamed, the folder synced;
 3. the index commits: **that commit is the acceptance**; the row says `PROMISED` and tells the copy's size and time;
 4. the copy is renamed into place. Nothing is noted then: a file of that size and time shows that it was.
 
@@ -13,6 +13,7 @@ for the label, or the next look at the folder (`label_scan.py`), makes from the 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 import time
@@ -60,6 +61,9 @@ from labelserver.storage.checksums import sha256_of
 from labelserver.storage.locks import exclusive
 
 logger = logging.getLogger(__name__)
+
+#: bytes; a file up to this size is read once for all that is made of it
+_READ_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,9 @@ class Labels:
                     name = f"{folder_key(image_id)}{ext}"
         now = time.time()
         with storage_errors("the label"):
-            digest, size_bytes = sha256_of(file), file.stat().st_size
+            size_bytes = file.stat().st_size
+            content: Path | bytes = file.read_bytes() if size_bytes <= _READ_ONCE else file
+            digest = sha256_of(file) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
         revision = Revision(
             image_id=image_id,
             tag=tag,
@@ -197,12 +203,12 @@ class Labels:
             schema_version=checked.schema_version,
             info={**info, **checked.note},
         )
-        content = Taken(file) if take or checked.temporary else file
-        description = revision_files.write(self._layout, revision, image.record, image.series, content, checked.mask)
-        target = folder / name
         copy: Path | None = None
         try:
-            copy = atomic.copy_beside(self._layout.file_of(revision), target, mtime_ns=time.time_ns())
+            # Before the revision: what the file system notes of the copy then goes to the disk with the same wait.
+            copy = atomic.copy_beside(content, folder / name, mtime_ns=time.time_ns())
+            given = Taken(file) if take or checked.temporary else content
+            kept = revision_files.write(self._layout, revision, image.record, image.series, given, checked.mask)
             row = self._row_for(revision, name, copy)
             with self._index.writing() as connection:
                 present_image(connection, image_id)
@@ -211,7 +217,7 @@ class Labels:
                 put_label(connection, row)
                 self.on_accept(connection, revision)
                 self.copies.settle_now_and_then(connection)
-                audit.record(connection, audit.saved(self._layout, revision, description=description))
+                audit.record(connection, audit.saved(self._layout, revision, description=kept))
         except (LabelServerError, OSError, sqlite3.Error):
             if copy is not None:
                 copy.unlink(missing_ok=True)

@@ -79,9 +79,14 @@ def _text(value: JsonValue) -> str:
 
 
 def write(
-    layout: Layout, revision: Revision, image: ImageRecord, series: str, file: Path | Taken, mask: bytes | None = None
+    layout: Layout,
+    revision: Revision,
+    image: ImageRecord,
+    series: str,
+    file: bytes | Path | Taken,
+    mask: bytes | None = None,
 ) -> bytes:
-    """Store `file` as this revision, with the file of its annotated region if it has one; synced when this returns.
+    """Store `file`, or its bytes, as this revision, with the file of its annotated region if it has one; synced.
 
     Returns:
         The bytes of ``<n>.json``.
