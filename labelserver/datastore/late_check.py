@@ -20,6 +20,7 @@ from labelserver.datastore.label_rows import LabelRow, label_row, revision_of
 from labelserver.datastore.label_values import Assigner
 from labelserver.datastore.labels import Labels
 from labelserver.datastore.layout import Layout
+from labelserver.datastore.pacing import gently
 from labelserver.datastore.project import Project
 from labelserver.domain.errors import LabelServerError, Refused, UnknownLabelName
 from labelserver.domain.ids import ImageId, Tag
@@ -59,7 +60,7 @@ class LateCheck:
                 if not told:
                     return False
                 page = connection.execute(_WAITING, (*json.loads(told), _PAGE)).fetchall()
-            for image_id, tag in page:
+            for image_id, tag in gently(page):
                 self._check(ImageId(image_id), Tag(tag))
                 self._note(json.dumps([image_id, tag]))
                 if time.monotonic() > until:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from labelserver.datastore.index import Index
 from labelserver.datastore.layout import Layout
+from labelserver.datastore.pacing import gently
 from labelserver.datastore.plain_json import dump
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import StoreProblem
@@ -38,10 +39,10 @@ class SideFiles:
             if state is not None and self._whole.get(path) == state:
                 continue
             with self._index.reading() as connection:
-                damaged = not _says(path, expected(connection))
-            if damaged:
+                lines = list(gently(expected(connection)))
+            if not _says(path, lines, gently):
                 with self._index.writing() as connection:  # nobody appends meanwhile
-                    lines = expected(connection)
+                    lines = list(expected(connection))
                     if not _says(path, lines):
                         self._write_again(path, lines)
                         yield StoreProblem(self._layout.below_studies(path), _WRITTEN_AGAIN)
@@ -63,28 +64,34 @@ def _state_of(path: Path) -> tuple[int, int] | None:
     return (found.st_size, found.st_mtime_ns)
 
 
-def _rule_of(connection: sqlite3.Connection) -> list[JsonObject]:
+def _rule_of(connection: sqlite3.Connection) -> Iterator[JsonObject]:
     kept = connection.execute("SELECT value FROM meta WHERE key = 'split'").fetchone()
-    return [] if kept is None else [json.loads(kept[0])]
+    if kept is not None:
+        yield json.loads(kept[0])
 
 
-def _sides_of(connection: sqlite3.Connection) -> list[JsonObject]:
-    rows = connection.execute("SELECT image_id, subject, side FROM sides ORDER BY number")
-    return [{"image": image_id, "subject": subject, "side": side} for image_id, subject, side in rows]
+def _sides_of(connection: sqlite3.Connection) -> Iterator[JsonObject]:
+    for image_id, subject, side in connection.execute("SELECT image_id, subject, side FROM sides ORDER BY number"):
+        yield {"image": image_id, "subject": subject, "side": side}
 
 
-def _says(path: Path, lines: list[JsonObject]) -> bool:
+def _says(path: Path, lines: list[JsonObject], paced: Callable[[Iterable[bytes]], Iterable[bytes]] = iter) -> bool:
     """Whether the file holds these lines, and nothing that cannot be read; the newest line about an image counts."""
+    expected = {str(line.get("image", "")): line for line in lines}
+    right: set[str] = set()
+    wrong: set[str] = set()
+    line = b"\n"
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            for line in paced(stream):
+                value = json.loads(line)
+                name = str(value.get("image", ""))
+                fits = expected.get(name) == value
+                (right if fits else wrong).add(name)
+                (wrong if fits else right).discard(name)
     except FileNotFoundError:
         return not lines
-    found: dict[str, JsonObject] = {}
-    try:
-        for line in content.splitlines():
-            value = json.loads(line)
-            found[str(value.get("image", ""))] = value
     except (ValueError, AttributeError):
         return False
-    expected = {str(line.get("image", "")): line for line in lines}
-    return found == expected and (not content or content.endswith(b"\n") or len(lines) == 1)
+    whole = line.endswith(b"\n") or len(lines) == 1
+    return whole and not wrong and len(right) == len(expected)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from labelserver.datastore.image_rows import ImageFiles, ImageRow, image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.layout import Layout
+from labelserver.datastore.pacing import gently
 from labelserver.datastore.plain_json import dump
 from labelserver.datastore.split_rule import rule_as_text, rule_from_text
 from labelserver.domain.errors import LabelServerError
@@ -146,7 +147,7 @@ class Sides:
             ).fetchall()
             rows = [row for (image_id,) in ids if (row := image_row(connection, image_id)) is not None]
         until = time.monotonic() + seconds
-        for row in rows:
+        for row in gently(rows):
             self._note_content(row.record.image_id, self._content_of(row))
             if time.monotonic() > until:
                 return
@@ -217,7 +218,7 @@ class Sides:
     def _note_content(self, image_id: str, content: str) -> None:
         """Keep the hash; an image whose voxels were seen under another name before goes to that one's side."""
         moved: list[JsonObject] = []
-        with self._index.writing() as connection:
+        with self._index.writing(relaxed=True) as connection:  # lost, it is found out again
             connection.execute("UPDATE sides SET content = ? WHERE image_id = ?", (content, image_id))
             same = _same_content(connection, content)
             for later, side, subject in same[1:]:
