@@ -29,9 +29,9 @@ def test_after_a_stretch_of_work_comes_a_pause_four_times_as_long(monkeypatch: p
     seen = []
     for item in gently(range(8)):
         seen.append(item)
-        clock.now_s += 0.002
+        clock.now_s += 0.0025
     assert seen == list(range(8))
-    assert clock.slept_s == pytest.approx([0.008] * 4)
+    assert clock.slept_s == pytest.approx([0.02] * 4)
 
 
 def test_an_item_that_takes_long_is_followed_by_a_long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
