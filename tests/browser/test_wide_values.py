@@ -71,6 +71,24 @@ def test_the_others_are_drawn_and_the_project_keeps_its_wide_label(place: Place,
     assert WIDE["name"] in [label["name"] for label in place.server.http.get("/api/v1/schema").json()["labels"]]
 
 
+def test_a_review_says_that_it_cannot_show_such_a_label_and_goes_on(place: Place, meet: Meet) -> None:
+    visit = meet(place, "Reviewer")
+    page = visit.page
+    page.locator(".image-row").first.wait_for()
+    page.get_by_role("link", name="Review").click()
+    page.locator(".review-row[data-review='flipped']").click()
+    told = page.locator("[data-unshown]")
+    told.wait_for()
+    assert "values above 254" in told.inner_text()
+    page.get_by_label("second").select_option("0")  # nothing against nothing can be shown
+    page.locator(".sides[data-state='ready']").wait_for()
+    assert told.count() == 0
+    page.get_by_label("second").select_option("1")
+    told.wait_for()
+    page.get_by_role("button", name="Approve").click()
+    page.get_by_text("flipped is approved").wait_for()
+
+
 def test_somebody_elses_wide_label_in_the_way_of_ones_own_is_kept(place: Place, meet: Meet) -> None:
     visit = meet(place)
     visit.noticed.expected.append(re.compile("412"))

@@ -1,7 +1,7 @@
 /** Review: labels that wait, two revisions side by side, and what is said about them. */
 
 import { batch, computed, signal } from "@preact/signals";
-import { getJson, idPath, sendJson } from "../api/http";
+import { ApiError, getJson, idPath, sendJson, sentence } from "../api/http";
 import { FINAL, labelVoxels, listImages, restoreRevision, revisions } from "../api/routes";
 import type { Revision } from "../api/wire";
 import { fillColours } from "../core/composite";
@@ -40,6 +40,8 @@ export const loadingItem = signal(false);
 
 const held = signal<{ readonly left: Uint8Array; readonly right: Uint8Array; readonly differing: Uint8Array } | null>(null);
 export const sides = computed(() => held.value);
+/** Why the two revisions cannot be shown; empty if they can. */
+export const unshown = signal("");
 export const table = computed(() => (held.value === null ? [] : overlaps(held.value.left, held.value.right)));
 
 export const differenceColours = new Uint8Array(1024);
@@ -93,6 +95,7 @@ export async function look(item: ReviewItem): Promise<void> {
   try {
     image.peek()?.close();
     held.value = null;
+    unshown.value = "";
     const opened = await OpenImage.open(item.image);
     const pixels = opened.load();
     const all = await revisions(item.image, item.tag);
@@ -139,8 +142,19 @@ export async function showSides(): Promise<void> {
   const opened = image.peek();
   if (item === null || opened === null) return;
   const size = opened.map.voxels.length;
-  const [a, b] = await Promise.all([sideOf(item, left.peek(), size), sideOf(item, right.peek(), size)]);
-  if (image.peek() !== opened) return;
+  const numbers = [left.peek(), right.peek()];
+  const stillAsked = () => image.peek() === opened && numbers[0] === left.peek() && numbers[1] === right.peek();
+  let read: readonly Uint8Array[];
+  try {
+    read = await Promise.all(numbers.map((number) => sideOf(item, number, size)));
+  } catch (error) {
+    if (!(error instanceof ApiError)) complain(error);
+    else if (stillAsked()) batch(() => { held.value = null; unshown.value = sentence(error); });
+    return;
+  }
+  if (!stillAsked()) return;
+  const [a, b] = read as [Uint8Array, Uint8Array];
+  unshown.value = "";
   held.value = { left: a, right: b, differing: difference(a, b) };
   opened.edits.value = opened.edits.peek() + 1;
 }

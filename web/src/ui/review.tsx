@@ -8,7 +8,7 @@ import { PLANE_NAMES, type Axis, type PlaneView } from "../core/geometry";
 import { unchanging } from "../core/labelmap";
 import type { OpenImage } from "../state/open_image";
 import { colours, nameOf, labels } from "../state/labels";
-import { author, authors, axis, canReview, chosen, decide, differenceColours, history, image, items, left, loadingItem, look, reloadReview, restore, right, showSides, sides, stage, table, type ReviewItem } from "../state/review";
+import { author, authors, axis, canReview, chosen, decide, differenceColours, history, image, items, left, loadingItem, look, reloadReview, restore, right, showSides, sides, stage, table, unshown, type ReviewItem } from "../state/review";
 import { Bar, Select, Swatch } from "./bits";
 import { Icon } from "./icons";
 import { Plane } from "./plane";
@@ -67,7 +67,8 @@ function Item({ item }: { item: ReviewItem }) {
         {planes.length > 1 && <Select label="plane" value={String(axis.value)} options={planes} onChange={(value) => { axis.value = Number(value) as Axis; }} />}
         {history.value.length > 1 && left.value > 0 && <button type="button" class="quiet" title="Make the first one current again, as a new revision" onClick={() => void restore(left.value)}>Restore {left.value}</button>}
       </div>
-      {opened !== null && sides.value !== null ? <Sides opened={opened} /> : <Bar share={null} text="Reading the revisions" />}
+      {unshown.value !== "" ? <p class="note" role="alert" data-unshown>{unshown.value} It can be approved or returned all the same.</p>
+        : opened !== null && sides.value !== null ? <Sides opened={opened} /> : <Bar share={null} text="Reading the revisions" />}
       <div class="review-foot">
         <Differences opened={opened} />
         {canReview() && (
