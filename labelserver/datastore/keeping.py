@@ -43,13 +43,16 @@ class Keeper:
         self._index = index
         self._side_files = SideFiles(layout, index)
 
-    def look(self) -> list[StoreProblem]:
-        """Look at all revisions and backups; what was found replaces what an earlier look found. Raises `DiskFull`."""
+    def look(self, *, hurry: bool = False) -> list[StoreProblem]:
+        """Look at all revisions and backups; what was found replaces what an earlier look found. Raises `DiskFull`.
+
+        In no `hurry`, other threads of the process have most of the time.
+        """
         began = time.time()
         with self._index.reading() as connection:
             since = float(meta(connection, _LOOKED) or 0.0)
-        problems = [*self._backups(), *self._side_files.look()]
-        for image_id, tag, number, ext, _, size, created, masked in gently(walk_revisions(self._index)):
+        problems = [*self._backups(), *self._side_files.look(hurry=hurry)]
+        for image_id, tag, number, ext, _, size, created, masked in gently(walk_revisions(self._index), hurry=hurry):
             folder = self._layout.revisions_of(image_id, tag)
             if (
                 _suspect(folder / revision_name(number, ext), created, since, size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from labelserver.datastore.index import Index
@@ -30,8 +30,8 @@ class SideFiles:
         self._index = index
         self._whole: dict[Path, tuple[int, int]] = {}  #: size and modification time when it was whole
 
-    def look(self) -> Iterator[StoreProblem]:
-        """What was damaged. Raises `DiskFull`, `StorageFailed` if it cannot be written again."""
+    def look(self, *, hurry: bool = False) -> Iterator[StoreProblem]:
+        """What was damaged; `hurry` as in `Keeper.look`. Raises `DiskFull`, `StorageFailed` if it cannot be written again."""
         if self._layout.labels is None:
             return
         for path, expected in ((self._layout.split_file, _rule_of), (self._layout.sides_file, _sides_of)):
@@ -39,8 +39,8 @@ class SideFiles:
             if state is not None and self._whole.get(path) == state:
                 continue
             with self._index.reading() as connection:
-                lines = list(gently(expected(connection)))
-            if not _says(path, lines, gently):
+                lines = list(gently(expected(connection), hurry=hurry))
+            if not _says(path, lines, hurry=hurry):
                 with self._index.writing() as connection:  # nobody appends meanwhile
                     lines = list(expected(connection))
                     if not _says(path, lines):
@@ -75,7 +75,7 @@ def _sides_of(connection: sqlite3.Connection) -> Iterator[JsonObject]:
         yield {"image": image_id, "subject": subject, "side": side}
 
 
-def _says(path: Path, lines: list[JsonObject], paced: Callable[[Iterable[bytes]], Iterable[bytes]] = iter) -> bool:
+def _says(path: Path, lines: list[JsonObject], *, hurry: bool = True) -> bool:
     """Whether the file holds these lines, and nothing that cannot be read; the newest line about an image counts."""
     expected = {str(line.get("image", "")): line for line in lines}
     right: set[str] = set()
@@ -83,7 +83,7 @@ def _says(path: Path, lines: list[JsonObject], paced: Callable[[Iterable[bytes]]
     line = b"\n"
     try:
         with path.open("rb") as stream:
-            for line in paced(stream):
+            for line in gently(stream, hurry=hurry):
                 value = json.loads(line)
                 name = str(value.get("image", ""))
                 fits = expected.get(name) == value

@@ -50,9 +50,9 @@ class Upkeep:
         """`backup`, unless nothing was committed since the last time."""
         return self._index.backup_if_changed()
 
-    def look_after(self) -> list[StoreProblem]:
-        """Find, set aside and heal damaged revisions and backups; see `keeping.py`."""
-        return self._keeper.look()
+    def look_after(self, *, hurry: bool = False) -> list[StoreProblem]:
+        """Find, set aside and heal damaged revisions and backups; see `keeping.Keeper.look`."""
+        return self._keeper.look(hurry=hurry)
 
     def compare_some(self, seconds: float) -> None:
         """Compare the voxels of images that nobody compared yet, for so long."""

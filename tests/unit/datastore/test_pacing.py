@@ -41,3 +41,11 @@ def test_an_item_that_takes_long_is_followed_by_a_long_pause(monkeypatch: pytest
         clock.now_s += 0.5
     assert clock.slept_s == pytest.approx([2.0, 2.0])
     assert list(gently([])) == []
+
+
+def test_who_is_waited_for_makes_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(pacing, "time", clock)
+    for _ in gently("ab", hurry=True):
+        clock.now_s += 0.5
+    assert clock.slept_s == []
