@@ -119,6 +119,7 @@ async def look_after_the_store(server: Server) -> None:
             if passed % BACKUP_S < FIRST_LOOK_S:
                 await asyncio.to_thread(_with_local_store, server, lambda store: store.upkeep.backup_if_changed())
     finally:
+        _with_local_store(server, lambda store: store.upkeep.break_off())
         await asyncio.to_thread(_with_local_store, server, lambda store: store.upkeep.backup_if_changed())
 
 

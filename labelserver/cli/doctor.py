@@ -231,7 +231,7 @@ def _studies(studies: Path) -> Iterator[Finding]:
     store = open_store(studies)
     status = store.status()
     yield Finding(Level.OK, "studies", f"{status['total']} images, {status['completed']} labeled")
-    store.upkeep.look_after()
+    store.upkeep.look_after(hurry=True)
     for problem in store.problems():
         yield Finding(Level.NOTE, f"studies: {problem.path}", "not taken", problem.reason)
     aside = sorted(store.layout.quarantine.glob("*")) if store.layout.quarantine.is_dir() else []

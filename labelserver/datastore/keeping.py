@@ -20,7 +20,7 @@ from labelserver.datastore.image_rows import image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.label_rows import label_row, revision_of
 from labelserver.datastore.layout import Layout, region_name, revision_name
-from labelserver.datastore.pacing import gently
+from labelserver.datastore.pacing import Pace
 from labelserver.datastore.revision_walk import walk_revisions
 from labelserver.datastore.side_files import SideFiles
 from labelserver.domain.errors import StoredDataInvalid
@@ -43,13 +43,16 @@ class Keeper:
         self._index = index
         self._side_files = SideFiles(layout, index)
 
-    def look(self) -> list[StoreProblem]:
-        """Look at all revisions and backups; what was found replaces what an earlier look found. Raises `DiskFull`."""
+    def look(self, pace: Pace) -> list[StoreProblem]:
+        """Look at all revisions and backups; what was found replaces what an earlier look found.
+
+        Raises `DiskFull`, `LeftUndone`.
+        """
         began = time.time()
         with self._index.reading() as connection:
             since = float(meta(connection, _LOOKED) or 0.0)
-        problems = [*self._backups(), *self._side_files.look()]
-        for image_id, tag, number, ext, _, size, created, masked in gently(walk_revisions(self._index)):
+        problems = [*self._backups(), *self._side_files.look(pace)]
+        for image_id, tag, number, ext, _, size, created, masked in pace.through(walk_revisions(self._index)):
             folder = self._layout.revisions_of(image_id, tag)
             if (
                 _suspect(folder / revision_name(number, ext), created, since, size)

@@ -20,7 +20,7 @@ from labelserver.datastore.label_rows import LabelRow, label_row, revision_of
 from labelserver.datastore.label_values import Assigner
 from labelserver.datastore.labels import Labels
 from labelserver.datastore.layout import Layout
-from labelserver.datastore.pacing import gently
+from labelserver.datastore.pacing import Pace
 from labelserver.datastore.project import Project
 from labelserver.domain.errors import LabelServerError, Refused, UnknownLabelName
 from labelserver.domain.ids import ImageId, Tag
@@ -51,8 +51,11 @@ class LateCheck:
         self._labels = labels
         self._project = project
 
-    def some(self, seconds: float) -> bool:
-        """Check labels for about so long. Returns whether any are left. Raises `DiskFull`, `StorageFailed`."""
+    def some(self, seconds: float, pace: Pace) -> bool:
+        """Check labels for about so long. Returns whether any are left.
+
+        Raises `DiskFull`, `StorageFailed`, `LeftUndone`.
+        """
         until = time.monotonic() + seconds
         while True:
             with self._index.reading() as connection:
@@ -60,7 +63,7 @@ class LateCheck:
                 if not told:
                     return False
                 page = connection.execute(_WAITING, (*json.loads(told), _PAGE)).fetchall()
-            for image_id, tag in gently(page):
+            for image_id, tag in pace.through(page):
                 self._check(ImageId(image_id), Tag(tag))
                 self._note(json.dumps([image_id, tag]))
                 if time.monotonic() > until:

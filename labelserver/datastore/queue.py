@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from labelserver.datastore import audit
-from labelserver.datastore.image_rows import present_image
 from labelserver.datastore.index import Index
+from labelserver.datastore.lease_rows import LEASES, held_by, lease_in, own_lease, put_lease, renewed
 from labelserver.datastore.offering import Offered
-from labelserver.datastore.plain_json import dump, load_object
+from labelserver.datastore.plain_json import load_object
 from labelserver.datastore.work_schema import FIRST_AUTHOR, IS_READING, VERDICT_OF_LABEL
-from labelserver.domain.errors import LeaseLost, LeaseNotFound
+from labelserver.domain.errors import LeaseLost
 from labelserver.domain.ids import FINAL, ORIGINAL, ImageId, Tag
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import LabelSource, Provenance, Revision
@@ -39,11 +39,6 @@ from labelserver.domain.work import (
 
 #: seconds that ended leases are remembered, so that a late heartbeat gets the image back or hears who has it.
 _REMEMBERED_S = 86400.0
-
-_LEASE = (
-    "SELECT leases.id, image_id, person, tag, strategy, reason, roi, readers, granted_ts, until_ts, length_s "
-    "FROM leases JOIN images ON images.id = image_id"
-)
 
 #: Chooses for a person inside the transaction; None if it knows no image.
 Chooser = Callable[[sqlite3.Connection, Offered], Offer | None]
@@ -91,17 +86,17 @@ class WorkQueue:
         offered, key = self.offered(asking.person, again=asking.again), self._key()
         with self._line, self._index.writing(relaxed=True) as connection:
             connection.execute("DELETE FROM leases WHERE until_ts < ?", (offered.now - _REMEMBERED_S,))
-            held = _held_by(connection, offered) if asking.resume else None
+            held = held_by(connection, offered) if asking.resume else None
             if held is not None:
-                return _renewed(connection, held, offered.now)
+                return renewed(connection, held, offered.now)
             offer = _returned_to(connection, offered) or choose(connection, offered)
             if offer is not None and not _may_get(connection, offered, offer.image_id, done_too=asking.done_too):
                 offer = None
             if offer is None and asking.any_order:
                 offer = _any(connection, offered)
             if offer is None:
-                own = _held_by(connection, offered, oldest=True)
-                return _renewed(connection, own, offered.now) if own is not None else _no_work(connection, offered)
+                own = held_by(connection, offered, oldest=True)
+                return renewed(connection, own, offered.now) if own is not None else _no_work(connection, offered)
             return _grant(connection, offered, offer, asking, key)
 
     def claim(self, asking: Asking, offer: Offer) -> Lease | None:
@@ -120,16 +115,16 @@ class WorkQueue:
     def lease(self, lease_id: str, person: str) -> Lease:
         """Raises `LeaseNotFound`, also for a lease of somebody else."""
         with self._index.reading() as connection:
-            return _own(connection, lease_id, person)
+            return own_lease(connection, lease_id, person)
 
     def leases(self, person: str | None = None) -> list[Lease]:
         """Those in force (of one person), the oldest first."""
         condition, values = ("AND person = ?", [person]) if person is not None else ("", [])
         with self._index.reading() as connection:
             rows = connection.execute(
-                f"{_LEASE} WHERE until_ts > ? {condition} ORDER BY granted_ts, leases.id", (self._clock(), *values)
+                f"{LEASES} WHERE until_ts > ? {condition} ORDER BY granted_ts, leases.id", (self._clock(), *values)
             )
-            return [_lease(row) for row in rows]
+            return [lease_in(row) for row in rows]
 
     def beat(self, lease_id: str, person: str) -> Lease:
         """Somebody is still there. A lease that has ended lives again if nobody else was given the image.
@@ -140,13 +135,13 @@ class WorkQueue:
         """
         now = self._clock()
         with self._index.writing(relaxed=True) as connection:
-            lease = _own(connection, lease_id, person)
+            lease = own_lease(connection, lease_id, person)
             if lease.until_ts <= now and not _may_get(connection, self.offered(person, again=True), lease.image_id):
                 raise LeaseLost(
                     f"Your lease of {lease.image_id!r} ended, and the image went to somebody else or is done. "
                     "What you drew can still be saved; every label is kept as a revision."
                 )
-            return _renewed(connection, lease, now)
+            return renewed(connection, lease, now)
 
     def touch(self, image_id: str, person: str) -> None:
         """A person who may know no heartbeats works on this image."""
@@ -167,14 +162,14 @@ class WorkQueue:
     def release(self, lease_id: str, person: str) -> Lease:
         """Give the image back. Raises `LeaseNotFound`."""
         with self._index.writing(relaxed=True) as connection:
-            lease = _own(connection, lease_id, person)
+            lease = own_lease(connection, lease_id, person)
             connection.execute("DELETE FROM leases WHERE id = ?", (lease_id,))
         return lease
 
     def skip(self, lease_id: str, person: str, reason: str) -> Lease:
         """Give the image back and be given others. Raises `LeaseNotFound`."""
         with self._index.writing() as connection:
-            lease = _own(connection, lease_id, person)
+            lease = own_lease(connection, lease_id, person)
             connection.execute("DELETE FROM leases WHERE id = ?", (lease_id,))
             connection.execute(
                 "INSERT OR REPLACE INTO skips (image_id, person, reason, created_ts) VALUES (?, ?, ?, ?)",
@@ -338,67 +333,8 @@ def _grant(connection: sqlite3.Connection, offered: Offered, offer: Offer, askin
     )
     connection.execute("DELETE FROM skips WHERE image_id = ? AND person = ?", (image_id, asking.person))
     connection.execute("DELETE FROM leases WHERE image_id = ? AND +person = ?", (image_id, asking.person))
-    roi = dump(offer.roi) if offer.roi is not None else ""
-    connection.execute(
-        "INSERT INTO leases (id, image_id, person, tag, strategy, reason, roi, granted_ts, until_ts, length_s) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            lease.lease_id,
-            image_id,
-            asking.person,
-            tag,
-            asking.strategy,
-            dump(offer.reason),
-            roi,
-            now,
-            now + length,
-            length,
-        ),
-    )
+    put_lease(connection, lease)
     return lease
-
-
-def _held_by(connection: sqlite3.Connection, offered: Offered, *, oldest: bool = False) -> Lease | None:
-    """A lease in force of this person, by default the newest; of an image that still needs work."""
-    order = "ASC" if oldest else "DESC"
-    row = connection.execute(
-        f"{_LEASE} WHERE person = ? AND until_ts > ? AND open = 1 ORDER BY granted_ts {order} LIMIT 1",
-        (offered.person, offered.now),
-    ).fetchone()
-    return None if row is None else _lease(row)
-
-
-def _renewed(connection: sqlite3.Connection, lease: Lease, now: float) -> Lease:
-    present_image(connection, lease.image_id)
-    connection.execute("UPDATE leases SET until_ts = ? WHERE id = ?", (now + lease.length_s, lease.lease_id))
-    return _lease(connection.execute(f"{_LEASE} WHERE leases.id = ?", (lease.lease_id,)).fetchone())
-
-
-def _own(connection: sqlite3.Connection, lease_id: str, person: str) -> Lease:
-    row = connection.execute(f"{_LEASE} WHERE leases.id = ?", (lease_id,)).fetchone()
-    if row is None or row[2] != person:
-        raise LeaseNotFound(
-            "You have no lease of this id: it was given back, its label was submitted, or it is somebody else's. "
-            "Ask for an image with POST /api/v1/queue/next."
-        )
-    return _lease(row)
-
-
-def _lease(row: tuple[object, ...]) -> Lease:
-    lease_id, image_id, person, tag, strategy, reason, roi, readers, granted, until, length = row
-    return Lease(
-        str(lease_id),
-        ImageId(str(image_id)),
-        str(person),
-        Tag(str(tag)),
-        str(strategy),
-        load_object(str(reason)),
-        load_object(str(roi)) if roi else None,
-        int(str(readers)),
-        float(str(granted)),
-        float(str(until)),
-        float(str(length)),
-    )
 
 
 _TO_REVIEW = "SELECT COUNT(*) FROM images WHERE state = 'present' AND stage = 'submitted'"

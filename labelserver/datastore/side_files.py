@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from labelserver.datastore.index import Index
 from labelserver.datastore.layout import Layout
-from labelserver.datastore.pacing import gently
+from labelserver.datastore.pacing import Pace
 from labelserver.datastore.plain_json import dump
 from labelserver.domain.json_types import JsonObject
 from labelserver.domain.labels import StoreProblem
@@ -30,8 +30,8 @@ class SideFiles:
         self._index = index
         self._whole: dict[Path, tuple[int, int]] = {}  #: size and modification time when it was whole
 
-    def look(self) -> Iterator[StoreProblem]:
-        """What was damaged. Raises `DiskFull`, `StorageFailed` if it cannot be written again."""
+    def look(self, pace: Pace) -> Iterator[StoreProblem]:
+        """What was damaged. Raises `DiskFull`, `StorageFailed` if it cannot be written again, `LeftUndone`."""
         if self._layout.labels is None:
             return
         for path, expected in ((self._layout.split_file, _rule_of), (self._layout.sides_file, _sides_of)):
@@ -39,11 +39,11 @@ class SideFiles:
             if state is not None and self._whole.get(path) == state:
                 continue
             with self._index.reading() as connection:
-                lines = list(gently(expected(connection)))
-            if not _says(path, lines, gently):
+                lines = list(pace.through(expected(connection)))
+            if not _says(path, lines, pace):
                 with self._index.writing() as connection:  # nobody appends meanwhile
                     lines = list(expected(connection))
-                    if not _says(path, lines):
+                    if not _says(path, lines, Pace(pauses=0)):
                         self._write_again(path, lines)
                         yield StoreProblem(self._layout.below_studies(path), _WRITTEN_AGAIN)
             after = _state_of(path)
@@ -75,7 +75,7 @@ def _sides_of(connection: sqlite3.Connection) -> Iterator[JsonObject]:
         yield {"image": image_id, "subject": subject, "side": side}
 
 
-def _says(path: Path, lines: list[JsonObject], paced: Callable[[Iterable[bytes]], Iterable[bytes]] = iter) -> bool:
+def _says(path: Path, lines: list[JsonObject], pace: Pace) -> bool:
     """Whether the file holds these lines, and nothing that cannot be read; the newest line about an image counts."""
     expected = {str(line.get("image", "")): line for line in lines}
     right: set[str] = set()
@@ -83,7 +83,7 @@ def _says(path: Path, lines: list[JsonObject], paced: Callable[[Iterable[bytes]]
     line = b"\n"
     try:
         with path.open("rb") as stream:
-            for line in paced(stream):
+            for line in pace.through(stream):
                 value = json.loads(line)
                 name = str(value.get("image", ""))
                 fits = expected.get(name) == value

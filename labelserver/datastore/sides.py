@@ -19,7 +19,7 @@ from dataclasses import replace
 from labelserver.datastore.image_rows import ImageFiles, ImageRow, image_row
 from labelserver.datastore.index import Index
 from labelserver.datastore.layout import Layout
-from labelserver.datastore.pacing import gently
+from labelserver.datastore.pacing import Pace
 from labelserver.datastore.plain_json import dump
 from labelserver.datastore.split_rule import rule_as_text, rule_from_text
 from labelserver.domain.errors import LabelServerError
@@ -137,8 +137,8 @@ class Sides:
             return None
         return None if grid is None else grid.shape
 
-    def compare_some(self, seconds: float) -> None:
-        """Compare small image files that nobody compared yet, for so long."""
+    def compare_some(self, seconds: float, pace: Pace) -> None:
+        """Compare small image files that nobody compared yet, for so long. Raises `LeftUndone`."""
         with self._index.reading() as connection:
             ids = connection.execute(
                 "SELECT image_id FROM sides JOIN images ON images.id = image_id WHERE content IS NULL "
@@ -147,7 +147,7 @@ class Sides:
             ).fetchall()
             rows = [row for (image_id,) in ids if (row := image_row(connection, image_id)) is not None]
         until = time.monotonic() + seconds
-        for row in gently(rows):
+        for row in pace.through(rows):
             self._note_content(row.record.image_id, self._content_of(row))
             if time.monotonic() > until:
                 return

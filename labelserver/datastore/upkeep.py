@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from labelserver.datastore.audit import AuditFile
@@ -12,6 +13,7 @@ from labelserver.datastore.index import Index
 from labelserver.datastore.keeping import Keeper
 from labelserver.datastore.late_check import LateCheck
 from labelserver.datastore.layout import Layout
+from labelserver.datastore.pacing import LeftUndone, Pace
 from labelserver.datastore.pruning import Prunable, Pruner
 from labelserver.datastore.score_shelf import ScoreShelf
 from labelserver.datastore.sides import Sides
@@ -38,6 +40,7 @@ class Upkeep:
         self._sides = sides
         self._late_check = late_check
         self._shelf = shelf
+        self._pace = Pace()
         self._keeper = Keeper(layout, index)
         self._pruner = Pruner(layout, index)
         self._eraser = Eraser(layout, index, audit_file, sides, read_only=read_only)
@@ -50,19 +53,35 @@ class Upkeep:
         """`backup`, unless nothing was committed since the last time."""
         return self._index.backup_if_changed()
 
-    def look_after(self) -> list[StoreProblem]:
-        """Find, set aside and heal damaged revisions and backups; see `keeping.py`."""
-        return self._keeper.look()
+    def look_after(self, *, hurry: bool = False) -> list[StoreProblem]:
+        """Find, set aside and heal damaged revisions and backups; see `keeping.py`. `hurry`: a person waits for it."""
+        pace = Pace(pauses=0) if hurry else self._begun()
+        try:
+            return self._keeper.look(pace)
+        except LeftUndone:
+            return []
 
     def compare_some(self, seconds: float) -> None:
         """Compare the voxels of images that nobody compared yet, for so long."""
-        self._sides.compare_some(seconds)
+        with suppress(LeftUndone):
+            self._sides.compare_some(seconds, self._begun())
+
+    def break_off(self) -> None:
+        """End what is under way in another thread. The next look begins anew."""
+        self._pace.break_off()
+
+    def _begun(self) -> Pace:
+        self._pace.begin()
+        return self._pace
 
     def check_imports(self, seconds: float) -> bool:
         """Read labels that were taken by their headers, for so long; True if any are left. See `late_check.py`."""
-        left = self._late_check.some(seconds)
-        self._audit.keep()
-        return left
+        try:
+            return self._late_check.some(seconds, self._begun())
+        except LeftUndone:
+            return True
+        finally:
+            self._audit.keep()
 
     def verify(self, known_head: str = "") -> Checked:
         """Follow the audit chain and hash every revision; see `audit_check.check`."""
