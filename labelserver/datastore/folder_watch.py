@@ -53,7 +53,7 @@ class FolderWatch:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._polling = is_network_folder(layout.studies)
-        self._batches: asyncio.Queue[set[Path]] = asyncio.Queue()
+        self._batches: asyncio.Queue[set[tuple[Change, str]]] = asyncio.Queue()
         self._folders: frozenset[Path] = frozenset()
         self._top: _Listener | None = None
         self._deep: _Listener | None = None
@@ -84,17 +84,21 @@ class FolderWatch:
         """The paths that changed since the last call: at once if there are some, else after a moment none."""
         try:
             async with asyncio.timeout(_ROUND_MS / 1000):
-                paths = await self._batches.get()
+                changes = await self._batches.get()
         except TimeoutError:
-            paths = set()
+            changes = set()
+        paths = {Path(name) for _, name in changes}
         if self._has_ended() and time.monotonic() >= self._next_try_s:
             self._next_try_s = time.monotonic() + _TRY_AGAIN_S
             await self.close()
             await self.open()
             return paths | {self._layout.studies}
-        if any(path in self._folders or (path.parent == self._layout.studies and path.is_dir()) for path in paths):
+        if any(change is not Change.modified and self._is_inner_folder(Path(name)) for change, name in changes):
             paths |= await self._follow()
         return paths
+
+    def _is_inner_folder(self, path: Path) -> bool:
+        return path in self._folders or (path.parent == self._layout.studies and path.is_dir())
 
     async def _follow(self) -> set[Path]:
         """Watch the folders that are there now. Returns those that are new: what was put there meanwhile is not told.
@@ -178,7 +182,7 @@ class FolderWatch:
             ):
                 ready.set()
                 if changes:
-                    self._batches.put_nowait({Path(name) for _, name in changes})
+                    self._batches.put_nowait(changes)
         finally:
             ready.set()
 

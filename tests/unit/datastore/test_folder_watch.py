@@ -89,6 +89,25 @@ def test_a_new_folder_is_watched_and_one_that_came_back_again(tmp_path: Path) ->
     watched(tmp_path, test)
 
 
+def test_what_happens_in_a_folder_does_not_make_the_watch_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+
+    async def test(watching: FolderWatch) -> None:
+        before = watching._deep
+        (folder / "a.nii.gz").write_bytes(b"x")
+        folder.chmod(0o700)
+        await until_told(watching, folder / "a.nii.gz")
+        (tmp_path / "b.nii.gz").write_bytes(b"x")
+        await until_told(watching, tmp_path / "b.nii.gz")
+        assert watching._deep is before
+        (tmp_path / "new").mkdir()
+        await until_told(watching, tmp_path / "new")
+        assert watching._deep is not before
+
+    watched(tmp_path, test)
+
+
 def test_what_was_put_into_a_folder_before_it_was_watched_is_looked_at(tmp_path: Path) -> None:
     async def test(watching: FolderWatch) -> None:
         file = tmp_path / "new" / "deep" / "a.nii.gz"
