@@ -13,6 +13,11 @@ from labelserver.datastore import sides
 from tests.support.split_key import PROJECT_KEY
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes are named by their number: what is in them (a time, say) may differ from one process to the next."""
+    return f"{len(val)}_bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with real CT images; the test is skipped, visibly, where there is none."""
