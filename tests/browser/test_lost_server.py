@@ -44,7 +44,7 @@ def test_a_killed_server_costs_no_stroke(
         elsewhere = meet(place)  # the same person at another machine
         elsewhere.noticed.expected.append(GONE)
         elsewhere.open("turned")
-        assert elsewhere.voxels("liver") == third
+        elsewhere.wait_voxels("liver", third)
 
         visit.tool("p")  # the model answers again, too
         visit.click("axial", (30, 12, 12))

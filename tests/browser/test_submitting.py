@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 
 import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from playwright.sync_api import Route
 
 from tests.browser.conftest import Meet, Place
 from tests.browser.study import WAYS, stored_label
@@ -97,3 +99,36 @@ def test_a_picture_is_drawn_on_and_becomes_a_picture(place: Place, meet: Meet) -
     assert drawn[60, 35, 0] == drawn[80, 45, 0] == 1
     stored = np.asarray(Image.open(place.label("photo", ext=".png")))
     np.testing.assert_array_equal(stored, drawn[:, :, 0].T)
+
+
+def test_nothing_can_be_drawn_before_the_label_is_there(place: Place, meet: Meet) -> None:
+    """What comes later would overwrite it, and a draft of it would never be saved."""
+    place.save_cases()
+    visit = meet(place)
+    visit.goto()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    visit.page.route("**/labels/final/box*", hold)
+    visit.page.locator(".image-row[data-image='case_0']").click()
+    visit.until("the question for the label", lambda: visit.page.wait_for_timeout(20) or held)
+    panes = visit.page.locator(".panes[data-image='case_0']")
+    panes.wait_for()
+    visit.tool("b")
+    visit.page.locator("section[data-plane='axial'] .pane-view").click()
+    visit.hear("still on its way")
+    assert panes.get_attribute("data-state") == "loading"
+    assert visit.page.get_by_role("button", name=re.compile("^Submit")).is_disabled()
+    assert visit.voxels("liver") == 0
+    for route in held:
+        route.continue_()
+    visit.page.unroute("**/labels/final/box*", hold)
+    visit.wait_ready("case_0")
+    assert visit.voxels("liver") > 0
+    before = visit.voxels("spleen")
+    visit.page.locator("tr[data-label='spleen'] .label-choose").click()
+    visit.page.locator("section[data-plane='axial'] .pane-view").click()
+    visit.until("the brush's work", lambda: visit.page.wait_for_timeout(20) or visit.voxels("spleen") > before)
+    visit.wait_draft()

@@ -15,6 +15,7 @@ from types import TracebackType
 from urllib.parse import quote, urlsplit
 
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Playwright, Request
+from playwright.sync_api import TimeoutError as WaitedTooLong
 
 from tests.support.live_server import wait_until
 
@@ -165,7 +166,13 @@ class Visit:
         self.page.locator(f"tr[data-label='{label}'][data-voxels='{wanted}']").wait_for()
 
     def wait_draft(self, state: str = "saved") -> None:
-        self.page.locator(f"button[data-draft='{state}']").wait_for()
+        now = self.page.locator("button[data-draft]")
+        wanted = self.page.locator(f"button[data-draft='{state}']")
+        try:
+            wanted.wait_for()
+        except WaitedTooLong:
+            seen = now.get_attribute("data-draft") if now.count() else "nothing"
+            raise AssertionError(f"the draft is {state!r} no sooner than never; now it is {seen!r}") from None
 
     def pixels(self, width: int, height: int) -> Callable[[int, int], tuple[float, float]]:
         """Where on the screen the pixel (column, row) of a picture lies that fills its pane."""

@@ -54,7 +54,17 @@ export function touch(image: OpenImage): void {
   historyTick.value = historyTick.peek() + 1;
 }
 
-export const canEdit = computed(() => open.value !== null && activeLabel.value !== undefined);
+export const canEdit = computed(() => open.value?.labelled.value === true && activeLabel.value !== undefined);
+
+/** The open image; null, and that is said, while what was drawn in it before is still on its way. */
+export function drawable(): OpenImage | null {
+  const image = open.peek();
+  if (image?.labelled.peek() === false) {
+    say("What was drawn here before is still on its way. Draw when it is there.");
+    return null;
+  }
+  return image;
+}
 
 function guardNow(image: OpenImage, threshold: boolean): Guard {
   const limits = threshold && range.value !== null ? ([image.stored(range.value[0]), image.stored(range.value[1])] as const) : null;
@@ -85,7 +95,7 @@ export function isDrawing(): boolean {
 
 /** Begin to paint (or erase) at continuous voxel coordinates. */
 export function beginStroke(axis: Axis, at: Vec3, erase: boolean, asBall: boolean): void {
-  const image = open.peek();
+  const image = drawable();
   const label = activeLabel.peek();
   if (image === null || label === undefined) return;
   if (locked.peek().has(label.value)) {
@@ -143,7 +153,7 @@ function commit(image: OpenImage, kind: ChangeKind): boolean {
 // ---------------------------------------------------------------- fill, interpolation, clear
 
 export function fillAt(axis: Axis, at: Vec3, erase: boolean, inVolume: boolean): void {
-  const image = open.peek();
+  const image = drawable();
   const label = activeLabel.peek();
   if (image === null || label === undefined) return;
   const seed = clampedVoxel(image.dims, at);
@@ -165,7 +175,7 @@ export function fillAt(axis: Axis, at: Vec3, erase: boolean, inVolume: boolean):
 
 /** Fill in the slices between drawn ones, along the focused pane. */
 export function interpolate(): void {
-  const image = open.peek();
+  const image = drawable();
   const label = activeLabel.peek();
   if (image === null || label === undefined) return;
   const guard = guardNow(image, false);
@@ -178,7 +188,7 @@ export function interpolate(): void {
 
 /** Remove every voxel of a label. */
 export function clearLabel(value: number): void {
-  const image = open.peek();
+  const image = drawable();
   if (image === null) return;
   const guard = modelGuard();
   const { voxels } = image.map;

@@ -40,6 +40,8 @@ export class OpenImage {
   readonly edits = signal(0);
   /** 0 to 1. */
   readonly loaded = signal(0);
+  /** What was drawn here before is on the map; drawn upon sooner, that would be overwritten when it comes. */
+  readonly labelled = signal(false);
   readonly frame = signal(0);
   readonly looks: Record<Axis, Signal<PaneLook>> = { 0: signal(FITTED), 1: signal(FITTED), 2: signal(FITTED) };
   readonly table = new Uint8ClampedArray(TABLE_SIZE);

@@ -10,7 +10,7 @@ import type { PromptModel } from "../api/wire";
 import type { Axis, Vec3 } from "../core/geometry";
 import { replacement } from "../core/replacing";
 import { noteSign } from "./activity";
-import { changed, modelGuard, onChange, onStep, open, positive, tool, type Tool } from "./editor";
+import { changed, drawable, modelGuard, onChange, onStep, open, positive, tool, type Tool } from "./editor";
 import { activeLabel } from "./labels";
 import type { OpenImage } from "./open_image";
 import { app, complain, interactive, say } from "./page";
@@ -71,7 +71,7 @@ function sessionNow(image: OpenImage, model: PromptModel): PromptSession {
 export function addPrompt(kind: DrawnKind, axis: Axis, points: readonly Vec3[], invert: boolean): void {
   const label = activeLabel.peek();
   const reason = whyNot(kind);
-  if (label === undefined || open.peek() === null) return;
+  if (label === undefined || drawable() === null) return;
   if (reason !== "") {
     say(`${reason}.`);
     return;
@@ -116,7 +116,7 @@ export async function run(): Promise<void> {
 }
 
 export async function runAutomatic(model: ModelChoice): Promise<void> {
-  const image = open.peek();
+  const image = drawable();
   if (image === null || running.peek() !== null) return;
   automatic = new AbortController();
   const began = performance.now();

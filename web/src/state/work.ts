@@ -145,10 +145,11 @@ async function bringLabels(image: OpenImage, tag: string): Promise<void> {
     if (draft.info.label_etag !== (label?.info.etag ?? null)) say("Somebody submitted this image after you began your draft. You will be asked when you submit.");
     else say("Your draft is back.", "good");
   }
+  const kept = isNewerHere ? await gunzipped(here.voxels) : null;
+  if (open.peek() !== image) return;
   beginDrafting(from, draft === null ? null : draft.info.updated_ts * 1000);
-  if (isNewerHere) {
-    const kept = await gunzipped(here.voxels);
-    if (open.peek() !== image) return;
+  image.labelled.value = true;
+  if (kept !== null && isNewerHere) {
     image.replaceLabels(kept);
     basis.labelEtag = here.labelEtag;
     restoreState(image, here.state);

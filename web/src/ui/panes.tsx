@@ -25,7 +25,7 @@ export function Panes() {
   const single = axes.length === 1;
   const shown: readonly (Axis | "3d")[] = single ? axes : large === null ? [2, 1, 0, "3d"] : [large];
   return (
-    <div class={shown.length === 1 ? "panes single" : "panes"} data-state={image.loaded.value === 1 ? "ready" : "loading"} data-image={image.id}>
+    <div class={shown.length === 1 ? "panes single" : "panes"} data-state={image.loaded.value === 1 && image.labelled.value ? "ready" : "loading"} data-image={image.id}>
       {shown.map((pane) => pane === "3d" ? <ThreeD key={`${image.id} 3d`} image={image} /> : <Pane key={`${image.id} ${pane}`} image={image} axis={pane} />)}
     </div>
   );
