@@ -2,8 +2,8 @@
 
 Order of a save, all under the image's lock (which orders the savers of all threads and processes):
 
-1. the copy for ``labels/<tag>/`` is written beside;
-2. the revision's file and its JSON are written beside, synced, renamed, the folder synced;
+1. the copy for ``labels/<tag>/`` of a small file is written beside;
+2. the revision's file and its JSON are written beside, synced, renamed, the folder synced; a large file's copy follows;
 3. the index commits: **that commit is the acceptance**; the row says `PROMISED` and tells the copy's size and time;
 4. the copy is renamed into place. Nothing is noted then: a file of that size and time shows that it was.
 
@@ -203,12 +203,15 @@ class Labels:
             schema_version=checked.schema_version,
             info={**info, **checked.note},
         )
+        target = folder / name
         copy: Path | None = None
         try:
-            # Before the revision: what the file system notes of the copy then goes to the disk with the same wait.
-            copy = atomic.copy_beside(content, folder / name, mtime_ns=time.time_ns())
+            if isinstance(content, bytes):  # what the file system notes of it goes to the disk with the revision's wait
+                copy = atomic.copy_beside(content, target, mtime_ns=time.time_ns())
             given = Taken(file) if take or checked.temporary else content
-            kept = revision_files.write(self._layout, revision, image.record, image.series, given, checked.mask)
+            description = revision_files.write(self._layout, revision, image.record, image.series, given, checked.mask)
+            if copy is None:  # of the revision: somebody may be writing the file that was given
+                copy = atomic.copy_beside(self._layout.file_of(revision), target, mtime_ns=time.time_ns())
             row = self._row_for(revision, name, copy)
             with self._index.writing() as connection:
                 present_image(connection, image_id)
@@ -217,7 +220,7 @@ class Labels:
                 put_label(connection, row)
                 self.on_accept(connection, revision)
                 self.copies.settle_now_and_then(connection)
-                audit.record(connection, audit.saved(self._layout, revision, description=kept))
+                audit.record(connection, audit.saved(self._layout, revision, description=description))
         except (LabelServerError, OSError, sqlite3.Error):
             if copy is not None:
                 copy.unlink(missing_ok=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from labelserver.datastore import labels
 from labelserver.datastore.local import LocalDatastore
 from labelserver.domain.errors import (
     DiskFull,
@@ -23,6 +25,7 @@ from labelserver.domain.ids import FINAL, ORIGINAL, ImageId
 from labelserver.domain.labels import LabelSource, Provenance
 from labelserver.imaging.seg_nrrd import read_seg_nrrd, write_seg_nrrd
 from labelserver.imaging.volumes import read_volume, write_volume
+from labelserver.storage import atomic
 from labelserver.storage.checksums import sha256_of
 from tests.support.study_folder import AFFINE, SHAPE, put_image, put_label
 
@@ -44,6 +47,26 @@ def all_files(folder: Path) -> dict[str, bytes]:
         for p in sorted(folder.rglob("*"))
         if p.is_file() and not p.name.startswith("index.sqlite") and "locks" not in p.parts
     }
+
+
+@pytest.mark.parametrize("read_once", [0, 1 << 20])
+def test_the_copy_is_the_revision_even_if_somebody_writes_the_given_file_meanwhile(
+    read_once: int, store: LocalDatastore, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large files, which are not held in memory, and of small ones."""
+    file = put_label(tmp_path / "l.nii.gz")
+    given = file.read_bytes()
+    copy_beside = atomic.copy_beside
+
+    def copied_late(content: bytes | Path, target: Path, **options: Any) -> Path:
+        file.write_bytes(b"another program's")
+        return copy_beside(content, target, **options)
+
+    monkeypatch.setattr(labels, "_READ_ONCE", read_once)
+    monkeypatch.setattr(labels.atomic, "copy_beside", copied_late)
+    store.accept_label(A, file, ".nii.gz", FINAL, Provenance(), {})
+    assert store.revision_file(A, FINAL, 1).read_bytes() == given
+    assert (studies / "labels/final/a.nii.gz").read_bytes() == given
 
 
 def test_a_save_writes_revision_json_and_current_copy(store: LocalDatastore, studies: Path, tmp_path: Path) -> None:
